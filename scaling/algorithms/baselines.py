@@ -1,0 +1,52 @@
+"""References that do not train: the encoder at initialisation, and the image itself."""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor, nn
+
+from scaling.algorithms.algorithm import Cost
+from scaling.models.vit import Encoder, Shape, n_params, patchify
+from scaling.options import BaselineOptions
+
+
+class _Untrained(nn.Module):
+    def loss(self, images_BCHW: Tensor, *, progress: float, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        raise RuntimeError("a baseline has no steps, so nothing may ask for its loss")
+
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step."""
+
+
+class Random(_Untrained):
+    """What the architecture alone gives."""
+
+    def __init__(self, shape: Shape, options: BaselineOptions) -> None:
+        super().__init__()
+        self.probed = Encoder(shape)
+
+    @staticmethod
+    def cost(shape: Shape, options: BaselineOptions) -> Cost:
+        return Cost(n_params={"encoder": n_params(shape)}, flops_per_image=0.0)
+
+
+class Patches(nn.Module):
+    """All pixels as one token: a linear read-out of it is a linear read-out of the image."""
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return patchify(images_BCHW, self.patch_size).flatten(1)[:, None]
+
+
+class Pixels(_Untrained):
+    """What the task gives without any encoder."""
+
+    def __init__(self, shape: Shape, options: BaselineOptions) -> None:
+        super().__init__()
+        self.probed = Patches(shape.patch_size)
+
+    @staticmethod
+    def cost(shape: Shape, options: BaselineOptions) -> Cost:
+        return Cost(n_params={"encoder": 0}, flops_per_image=0.0)

@@ -1,0 +1,213 @@
+"""DINOv2 (Oquab et al. 2023, arXiv 2304.07193): DINO + iBOT + KoLeo with multi-crop and an EMA teacher.
+
+A student sees two global crops, some of their patches masked, and several local ones; a teacher, the running mean of
+the student, sees the global crops whole. DINO matches class tokens across crops, iBOT masked patches within a crop,
+KoLeo spreads the class tokens of a crop apart. The heads of DINO and iBOT are tied, as in the reference default.
+Letters: B batch, G = 2 B global crops, L local crops, N patches, M masked patches of all crops, D width, P prototypes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from scaling.algorithms.algorithm import Cost
+from scaling.data.views import blur, jitter, normalise, random_crop, solarise, uniform
+from scaling.models.vit import Encoder, Shape, encoder_flops, n_params
+from scaling.options import DinoV2Options
+
+CENTRE_MOMENTUM = 0.9
+"""dinov2/loss/dino_clstoken_loss.py"""
+WARMUP_TEACHER_TEMP = 0.3
+"""Share of the run, 30 of 100 epochs in the reference."""
+
+
+def global_size(shape: Shape, options: DinoV2Options) -> int:
+    return options.global_size or shape.image_size
+
+
+def local_size(shape: Shape, options: DinoV2Options) -> int:
+    """Pixels of a local crop: half the image, in whole patches."""
+    return options.local_size or math.ceil(shape.image_size / 2 / shape.patch_size) * shape.patch_size
+
+
+def masked_counts(n_crops: int, n_patches: int, options: DinoV2Options) -> list[int]:
+    """Masked patches of each global crop before shuffling: fixed, so that every step has the same shapes."""
+    n_masked = int(n_crops * options.mask_probability)
+    low, high = options.mask_range
+    ratios = [low + (high - low) * (i + 0.5) / n_masked for i in range(n_masked)]
+    return [max(1, round(ratio * n_patches)) for ratio in ratios] + [0] * (n_crops - n_masked)
+
+
+class Head(nn.Module):
+    """Three-layer perceptron, bottleneck on the unit sphere, cosine to the prototypes (DINO, section 3.1)."""
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+
+    def forward(self, tokens: Tensor, *, frozen: bool = False) -> Tensor:
+        """(..., P) cosines in fp32; `frozen` keeps gradients off the prototypes."""
+        at = F.normalize(self.mlp(tokens).float(), dim=-1, eps=1e-6)
+        prototypes = F.normalize(self.prototypes.detach() if frozen else self.prototypes, dim=-1)
+        return F.linear(at, prototypes)
+
+
+class DINOv2(nn.Module):
+    def __init__(self, shape: Shape, options: DinoV2Options) -> None:
+        super().__init__()
+        self.options = options
+        self.shape = shape
+        self.encoder = Encoder(shape, drop_path=options.drop_path)
+        self.head = Head(shape.width, options.head_hidden, options.head_bottleneck, options.prototypes)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, shape.width))
+        self.teacher = copy.deepcopy(nn.ModuleDict({"encoder": Encoder(shape), "head": self.head}))
+        self.teacher["encoder"].load_state_dict(self.encoder.state_dict())
+        self.teacher.requires_grad_(False)
+        self.probed = self.teacher["encoder"]
+        self.register_buffer("dino_centre", torch.zeros(1, options.prototypes))
+        self.register_buffer("ibot_centre", torch.zeros(1, options.prototypes))
+
+    def loss(self, images_BCHW: Tensor, *, progress: float, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of the three terms, each returned beside it, with the teacher's entropy in nats."""
+        o = self.options
+        crops_G, crops_L = self.crops(normalise(images_BCHW), generator)
+        masked_GN, weight_M = self.masks(len(crops_G), crops_G.shape[-1], generator)
+        cls_teacher, patch_teacher = self.targets(crops_G, masked_GN, progress)
+        frozen = progress < o.freeze_last_layer
+        tokens_G = self.encoder(crops_G, masked_BN=masked_GN, mask_token=self.mask_token)
+        cls_G = tokens_G[:, 0]
+        logits_G = self.head(cls_G, frozen=frozen)
+        logits_L = self.head(self.encoder(crops_L)[:, 0], frozen=frozen) if o.n_local else None
+        logits_M = self.head(tokens_G[:, 1:][masked_GN], frozen=frozen)
+        terms = {
+            "dino": dino_loss(logits_G, logits_L, cls_teacher, o.student_temp),
+            "ibot": (cross_entropy(logits_M, patch_teacher, o.student_temp) * weight_M).sum() / len(crops_G),
+            "koleo": torch.stack([koleo(half.float()) for half in cls_G.chunk(2)]).sum(),
+        }
+        total = o.dino_weight * terms["dino"] + o.ibot_weight * terms["ibot"] + o.koleo_weight * terms["koleo"]
+        entropy = torch.special.entr(cls_teacher).sum(dim=-1).mean()
+        return total, {**{name: term.detach() for name, term in terms.items()}, "teacher_entropy": entropy}
+
+    def crops(self, images_BCHW: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Two global crops of each image, all first ones before all second ones; then the local crops likewise."""
+        o, size = self.options, global_size(self.shape, self.options)
+        views = []
+        for blur_at, solarise_at in ((1.0, 0.0), (0.1, 0.2)):  # BYOL's asymmetry, as in the reference
+            view = jitter(random_crop(images_BCHW, size, o.global_scale, generator), generator)
+            view = blur(view, generator, probability=blur_at)
+            views.append(solarise(view, generator, probability=solarise_at))
+        if not o.n_local:
+            return torch.cat(views), images_BCHW[:0]
+        repeated = images_BCHW.repeat(o.n_local, 1, 1, 1)
+        local = random_crop(repeated, local_size(self.shape, o), o.local_scale, generator)
+        return torch.cat(views), blur(jitter(local, generator), generator, probability=0.5)
+
+    def masks(self, n_crops: int, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """(G, N) true where masked: patches of one random block first, then others, up to the crop's count.
+
+        With it (M,) the weight 1 / masked patches of the crop.
+        """
+        grid = size // self.shape.patch_size
+        counts = torch.tensor(masked_counts(n_crops, grid**2, self.options), device=generator.device)
+        counts_G = counts[uniform(generator, (n_crops,)).argsort()]
+        aspect = torch.exp(uniform(generator, (n_crops,), math.log(0.3), math.log(1 / 0.3)))  # BEiT's range
+        height = (counts_G * aspect).sqrt().clamp(1, grid).round()
+        width = (counts_G / height).ceil().clamp(1, grid)
+        top = (uniform(generator, (n_crops,)) * (grid - height + 1)).floor()
+        left = (uniform(generator, (n_crops,)) * (grid - width + 1)).floor()
+        at = torch.arange(grid, device=generator.device)
+        rows = (at >= top[:, None]) & (at < (top + height)[:, None])
+        columns = (at >= left[:, None]) & (at < (left + width)[:, None])
+        inside_GN = (rows[:, :, None] & columns[:, None, :]).flatten(1)
+        rank_GN = (uniform(generator, (n_crops, grid**2)) - inside_GN.float()).argsort(dim=1).argsort(dim=1)
+        masked_GN = rank_GN < counts_G[:, None]
+        weight_GN = (1 / counts_G.clamp(min=1))[:, None].expand_as(masked_GN)
+        return masked_GN, weight_GN[masked_GN]
+
+    @torch.no_grad()
+    def targets(self, crops_G: Tensor, masked_GN: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Teacher's distributions (G, P) of class tokens and (M, P) of the masked patches, centred and sharpened."""
+        start, end = self.options.teacher_temp
+        temperature = start + (end - start) * min(1.0, progress / WARMUP_TEACHER_TEMP)
+        tokens_G = self.teacher["encoder"](crops_G)
+        logits_G = self.teacher["head"](tokens_G[:, 0])
+        logits_M = self.teacher["head"](tokens_G[:, 1:][masked_GN])
+        if self.options.centering == "sinkhorn":
+            return sinkhorn(logits_G / temperature), sinkhorn(logits_M / temperature)
+        cls = ((logits_G - self.dino_centre) / temperature).softmax(dim=-1)
+        patch = ((logits_M - self.ibot_centre) / temperature).softmax(dim=-1)
+        self.dino_centre.lerp_(logits_G.mean(dim=0, keepdim=True), 1 - CENTRE_MOMENTUM)
+        if len(logits_M):
+            self.ibot_centre.lerp_(logits_M.mean(dim=0, keepdim=True), 1 - CENTRE_MOMENTUM)
+        return cls, patch
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """The teacher moves towards the student, less and less: momentum rises by a cosine."""
+        start, end = self.options.ema
+        momentum = end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
+        for teacher, student in ((self.teacher["encoder"], self.encoder), (self.teacher["head"], self.head)):
+            torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+
+    @staticmethod
+    def cost(shape: Shape, options: DinoV2Options) -> Cost:
+        o, p = options, shape.patch_size
+        n_global, n_local = (global_size(shape, o) // p) ** 2, (local_size(shape, o) // p) ** 2
+        h, b = o.head_hidden, o.head_bottleneck
+        layers = [(shape.width, h), (h, h), (h, b)]
+        head = sum(i * j + j for i, j in layers) + o.prototypes * b
+        per_token = 2.0 * (sum(i * j for i, j in layers) + b * o.prototypes)
+        masked = 2 * o.mask_probability * sum(o.mask_range) / 2 * n_global
+        student = 2 * encoder_flops(shape, n_global) + o.n_local * encoder_flops(shape, n_local)
+        teacher = 2 * encoder_flops(shape, n_global)
+        heads = (3 * (2 + o.n_local + masked) + (2 + masked)) * per_token
+        parts = {"encoder": n_params(shape), "head": head, "mask_token": shape.width}
+        return Cost(n_params=parts, flops_per_image=3 * student + teacher + heads)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """(...,) cross entropy of each row in nats."""
+    return -(target * (logits / temperature).log_softmax(dim=-1)).sum(dim=-1)
+
+
+def dino_loss(logits_G: Tensor, logits_L: Tensor | None, target_G: Tensor, temperature: float) -> Tensor:
+    """Mean over all pairs of a teacher's global crop and another crop of the same image: 2 + 2 x n_local pairs."""
+    swapped = target_G.roll(len(target_G) // 2, dims=0)
+    pairs = [cross_entropy(half, target, temperature).mean() for half, target in zip(logits_G.chunk(2), swapped.chunk(2), strict=True)]
+    if logits_L is not None:
+        for local in logits_L.split(len(target_G) // 2):
+            pairs += [cross_entropy(local, target, temperature).mean() for target in target_G.chunk(2)]
+    return torch.stack(pairs).mean()
+
+
+def koleo(cls_BD: Tensor) -> Tensor:
+    """Kozachenko-Leonenko entropy estimator: minus mean log distance to the nearest other (Sablayrolles et al. 2019)."""
+    with torch.autocast(cls_BD.device.type, enabled=False):
+        unit = F.normalize(cls_BD, dim=-1, eps=1e-8)
+        similarity = (unit @ unit.T).detach().fill_diagonal_(-1)
+        nearest = unit[similarity.argmax(dim=1)]
+        return -(F.pairwise_distance(unit, nearest, eps=1e-8) + 1e-8).log().mean()
+
+
+def sinkhorn(logits: Tensor, *, iterations: int = 3) -> Tensor:
+    """Rows sum to 1, columns share the batch evenly (Caron et al. 2020, SwAV); an empty batch stays empty."""
+    if not len(logits):
+        return logits
+    q = (logits - logits.max()).exp()
+    for _ in range(iterations):
+        q = q / q.sum(dim=0, keepdim=True)
+        q = q / q.sum(dim=1, keepdim=True)
+    return q

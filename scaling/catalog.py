@@ -1,0 +1,97 @@
+"""Everything a YAML can name, one row each: name -> where its class lives and what can be set.
+
+Row 1. Targets are strings, so that looking a name up imports neither torch nor the member itself.
+To add a member: one file with its class, its options in `options.py`, one row here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from scaling import options
+from scaling.errors import unknown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    target: str
+    """"module:Class", imported when first needed."""
+    options: type[options.Options]
+    about: str
+    version: int = 1
+    """Raised by hand when the same options begin to mean another computation; part of a run's identity."""
+
+    def load(self) -> Any:
+        module, name = self.target.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Size:
+    """One rung of the model ladder. MLP ratio 4 throughout, as in every ViT of the cited tables."""
+
+    width: int
+    depth: int
+    heads: int
+    origin: str
+
+
+MODELS: Mapping[str, Size] = MappingProxyType(
+    {
+        # Below ViT-Tiny no standard rungs exist: ours grow width and depth together, about 2.5x parameters a rung.
+        "vit_atto": Size(32, 4, 2, "ours, 0.05 M"),
+        "vit_femto": Size(48, 4, 3, "ours, 0.12 M"),
+        "vit_pico": Size(64, 6, 4, "ours, 0.3 M"),
+        "vit_nano": Size(96, 8, 3, "ours, 0.9 M"),
+        "vit_micro": Size(128, 12, 4, "ours, 2.4 M"),
+        "vit_ti": Size(192, 12, 3, "Touvron et al. 2021 (arXiv 2012.12877), table 1"),
+        "vit_s": Size(384, 12, 6, "Touvron et al. 2021 (arXiv 2012.12877), table 1"),
+        "vit_m": Size(512, 12, 8, "Steiner et al. 2021 code (big_vision, models/vit.py)"),
+        "vit_b": Size(768, 12, 12, "Dosovitskiy et al. 2021 (arXiv 2010.11929), table 1"),
+        "vit_l": Size(1024, 24, 16, "Dosovitskiy et al. 2021 (arXiv 2010.11929), table 1"),
+        "vit_h": Size(1280, 32, 16, "Dosovitskiy et al. 2021 (arXiv 2010.11929), table 1"),
+    }
+)
+
+ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "mae": Entry("scaling.algorithms.mae:MAE", options.MaeOptions, "masked autoencoder, normalised pixels"),
+        "dinov2": Entry("scaling.algorithms.dinov2:DINOv2", options.DinoV2Options, "DINO + iBOT + KoLeo, EMA teacher"),
+        "random": Entry("scaling.algorithms.baselines:Random", options.BaselineOptions, "encoder at initialisation"),
+        "pixels": Entry("scaling.algorithms.baselines:Pixels", options.BaselineOptions, "the image itself"),
+    }
+)
+
+SOURCES: Mapping[str, Entry] = MappingProxyType(
+    {
+        "phantoms": Entry("scaling.data.phantoms:Phantoms", options.PhantomsOptions, "synthetic, five modalities"),
+        "npz": Entry("scaling.data.npz:Npz", options.NpzOptions, "packs in MedMNIST's layout"),
+    }
+)
+
+PROBES: Mapping[str, Entry] = MappingProxyType(
+    {
+        "linear": Entry("scaling.probes.linear:Linear", options.LinearOptions, "logistic regression"),
+        "knn": Entry("scaling.probes.knn:Knn", options.KnnOptions, "weighted nearest neighbours"),
+    }
+)
+
+LAUNCHERS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "ray": Entry("scaling.launch.ray:RayLauncher", options.Options, "processes under Ray, here or on a cluster"),
+        "inline": Entry("scaling.launch.inline:InlineLauncher", options.Options, "this process, one run at a time"),
+    }
+)
+
+
+def look_up(kind: str, table: Mapping[str, T], name: str) -> T:
+    """The row of `name`; KeyError with the nearest and all known names otherwise."""
+    if name not in table:
+        raise KeyError(unknown(kind, name, table))
+    return table[name]

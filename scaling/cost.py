@@ -1,0 +1,75 @@
+"""What a run costs before it starts: parameters and FLOPs in closed form, seconds once something was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from scaling.catalog import ALGORITHMS
+from scaling.grid import RunSpec
+from scaling.models.vit import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCost:
+    n_params_by_part: dict[str, int]
+    flops_per_image: float
+    train_flops: float
+    """Of the whole pretraining, multiply-add = 2."""
+
+    @property
+    def n_params(self) -> int:
+        return self.n_params_by_part["encoder"]
+
+    @property
+    def n_params_total(self) -> int:
+        return sum(self.n_params_by_part.values())
+
+
+def shape_of(spec: RunSpec) -> Shape:
+    return Shape(**{field: getattr(spec, field) for field in Shape.__dataclass_fields__})
+
+
+def cost_of(spec: RunSpec) -> RunCost:
+    cost = ALGORITHMS[spec.algorithm].load().cost(shape_of(spec), spec.options)
+    return RunCost(
+        n_params_by_part=cost.n_params,
+        flops_per_image=cost.flops_per_image,
+        train_flops=cost.flops_per_image * spec.n_steps * spec.batch_size,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One finished run's time, the evidence behind an estimate."""
+
+    model: str
+    algorithm: str
+    train_flops: float
+    seconds: float
+    """Wall seconds, with probes where known."""
+
+
+def estimate_seconds(model: str, algorithm: str, train_flops: float, measured: Sequence[Measured]) -> float | None:
+    """Seconds a run will take, by the nearest kind of finished runs: same model and algorithm, same algorithm, any.
+
+    None while nothing was measured. Between models it scales by FLOPs, which flatters the small ones.
+    """
+    trained = [m for m in measured if m.train_flops > 0 and m.seconds > 0]
+    if train_flops == 0:
+        return _mean(m.seconds for m in measured if m.train_flops == 0)
+    kinds = (
+        [m for m in trained if (m.model, m.algorithm) == (model, algorithm)],
+        [m for m in trained if m.algorithm == algorithm],
+        trained,
+    )
+    nearest = next((kind for kind in kinds if kind), None)
+    if nearest is None:
+        return None
+    rate = _mean(m.seconds / m.train_flops for m in nearest)
+    return None if rate is None else rate * train_flops
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None

@@ -1,0 +1,98 @@
+"""Augmentation of a whole batch at once on its device, every image with its own random parameters.
+
+All randomness comes from the generator passed in, so a step can be repeated bit by bit.
+Letters: B batch, C channels, H = W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+MEAN, STD = 0.5, 0.25
+"""One pair for every modality: values 0-255 become -2 to 2, grey stays grey."""
+LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def normalise(images_BCHW: Tensor) -> Tensor:
+    """uint8 0-255 -> float32 -2 to 2."""
+    return images_BCHW.float().div_(255 * STD).sub_(MEAN / STD)
+
+
+def uniform(generator: Generator, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
+
+
+def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], generator: Generator) -> Tensor:
+    """Crop of random area, aspect 3/4 to 4/3 and place, flipped with probability 1/2, resized to `size` pixels.
+
+    One affine sampling, bilinear without anti-aliasing: a crop is mostly enlarged, at 28-64 pixels hardly shrunk.
+    """
+    b = len(images_BCHW)
+    area = uniform(generator, (b,), *scale)
+    aspect = torch.exp(uniform(generator, (b,), -0.2877, 0.2877))  # ln(4/3)
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    x = (1 - width) * uniform(generator, (b,), -1, 1)
+    y = (1 - height) * uniform(generator, (b,), -1, 1)
+    flip = torch.where(uniform(generator, (b,)) < 0.5, -1.0, 1.0)
+    zero = torch.zeros_like(x)
+    rows = [torch.stack([width * flip, zero, x], dim=1), torch.stack([zero, height, y], dim=1)]
+    grid = F.affine_grid(torch.stack(rows, dim=1), [b, images_BCHW.shape[1], size, size], align_corners=False)
+    return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def jitter(images_BCHW: Tensor, generator: Generator, *, probability: float = 0.8) -> Tensor:
+    """Brightness and contrast +-40 %; for colour also saturation +-20 %, hue +-0.1 turns and grey in a fifth.
+
+    DINOv2's amounts (dinov2/data/augmentations.py). One 3x3 matrix and one offset an image.
+    """
+    b, c = images_BCHW.shape[:2]
+    brightness, contrast = uniform(generator, (b,), 0.6, 1.4), uniform(generator, (b,), 0.6, 1.4)
+    on = uniform(generator, (b,)) < probability
+    gain = torch.where(on, brightness * contrast, 1.0)[:, None, None, None]
+    lift = torch.where(on, (brightness - 1) * MEAN / STD, 0.0)[:, None, None, None]
+    mean_B111 = images_BCHW.mean(dim=(1, 2, 3), keepdim=True)
+    keep = torch.where(on, brightness * (1 - contrast), 0.0)[:, None, None, None]
+    if c == 3:
+        matrix_B33 = _colour_matrix(b, on, generator)
+        images_BCHW = torch.einsum("bij,bjhw->bihw", matrix_B33, images_BCHW)
+    return images_BCHW * gain + mean_B111 * keep + lift
+
+
+def _colour_matrix(b: int, on: Tensor, generator: Generator) -> Tensor:
+    """(B, 3, 3): hue as a rotation about the grey axis (Rodrigues), then saturation towards luminance."""
+    angle = torch.where(on, uniform(generator, (b,), -0.1, 0.1) * 2 * torch.pi, 0.0)
+    saturation = torch.where(on, uniform(generator, (b,), 0.8, 1.2), 1.0)
+    saturation = torch.where(uniform(generator, (b,)) < 0.2, 0.0, saturation)
+    eye = torch.eye(3, device=angle.device)
+    ones = torch.full((3, 3), 1 / 3, device=angle.device)
+    skew = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=angle.device) / 3**0.5
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    hue = cos * eye + (1 - cos) * ones + sin * skew
+    grey = torch.tensor(LUMINANCE, device=angle.device).expand(3, 3)
+    s = saturation[:, None, None]
+    return (s * eye + (1 - s) * grey) @ hue
+
+
+def blur(images_BCHW: Tensor, generator: Generator, *, probability: float) -> Tensor:
+    """Gaussian of 0.1 to 2 pixels at 224 pixels, in proportion for other sizes, five taps each way."""
+    b, size = len(images_BCHW), images_BCHW.shape[-1]
+    sigma = (uniform(generator, (b,), 0.1, 2.0) * size / 224).clamp(min=0.05)
+    taps = torch.arange(-2, 3, device=sigma.device)
+    weight_B5 = torch.exp(-(taps**2) / (2 * sigma[:, None] ** 2))
+    identity = (taps == 0).float()
+    on = uniform(generator, (b, 1)) < probability
+    weight_B5 = torch.where(on, weight_B5 / weight_B5.sum(dim=1, keepdim=True), identity)
+    for axis in (2, 3):
+        pad = (0, 0, 2, 2) if axis == 2 else (2, 2, 0, 0)
+        padded = F.pad(images_BCHW, pad, mode="reflect")
+        shifted = (padded.narrow(axis, i, size) * weight_B5[:, i, None, None, None] for i in range(5))
+        images_BCHW = torch.stack(list(shifted)).sum(dim=0)
+    return images_BCHW
+
+
+def solarise(images_BCHW: Tensor, generator: Generator, *, probability: float) -> Tensor:
+    """Values above the middle are mirrored at it."""
+    on = (uniform(generator, (len(images_BCHW),)) < probability)[:, None, None, None]
+    return torch.where(on & (images_BCHW > 0), -images_BCHW, images_BCHW)

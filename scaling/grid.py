@@ -1,0 +1,172 @@
+"""`Sweep` -> points in a fixed order -> `RunSpec`s with fingerprints.
+
+Row 3. A fingerprint is the SHA-256 of everything that changes what is computed and of nothing else: names, paths,
+resources and logging are left out, so renaming a mixture or moving a folder repeats no run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import SerializeAsAny, model_validator
+
+from scaling.catalog import ALGORITHMS, MODELS
+from scaling.config import AXES, Exclude, Grid, Sweep
+from scaling.document import Document
+from scaling.errors import SpecError
+from scaling.options import Options
+
+SCHEMA = 1
+"""Raised when the meaning of the identity below changes."""
+NO_MODEL, NO_MIXTURE = "none", "none"
+"""Axis values of baselines that have no encoder or no pretraining images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One combination of axis values."""
+
+    model: str
+    algorithm: str
+    n_images: int
+    mixture: str
+    seed: int
+
+    def __str__(self) -> str:
+        images = f"/{self.n_images}x{self.mixture}" if self.n_images else ""
+        return f"{self.model}/{self.algorithm}{images}/s{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excluded:
+    """A point of the product that is not run, and the rule that says so."""
+
+    point: Point
+    rule: str
+    """Place of the rule in the YAML."""
+
+
+class RunSpec(Options):
+    """One run: all that decides its result."""
+
+    model: str
+    algorithm: str
+    mixture: str
+    n_images: int
+    seed: int
+    width: int
+    depth: int
+    heads: int
+    image_size: int
+    channels: int
+    patch_size: int
+    options: SerializeAsAny[Options]
+    images_seen: int
+    batch_size: int
+    precision: Literal["auto", "bf16", "fp32"]
+    data_identity: str
+    """SHA-256 over the keys of the pretraining images; empty without any."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_options(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("options"), dict):
+            entry = ALGORITHMS[values["algorithm"]]
+            return {**values, "options": entry.options.model_validate_json(json.dumps(values["options"]))}
+        return values
+
+    @property
+    def point(self) -> Point:
+        return Point(**{axis: getattr(self, axis) for axis in AXES})
+
+    def identity(self) -> dict[str, Any]:
+        named = self.model_dump(mode="json", exclude={"model", "mixture"})
+        return {"schema": SCHEMA, "algorithm_version": ALGORITHMS[self.algorithm].version, **named}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.identity())
+
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps; the last batch is full too, so images_seen is met or passed by less than a batch."""
+        return -(-self.images_seen // self.batch_size)
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """12 hex digits of the SHA-256 of canonical JSON. Raises TypeError or ValueError on values without stable form."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def expand(sweep: Sweep, document: Document) -> tuple[list[Point], list[Excluded]]:
+    """Every point once, the last axis fastest, includes after the product, baselines last; and what is left out.
+
+    Raises SpecError for an `exclude` that matches nothing, an `include` that adds nothing, and an empty sweep.
+    """
+    problems, points, excluded = [], [], []
+    used: set[int] = set()
+    for point in _product(sweep.grid):
+        rules = [i for i, rule in enumerate(sweep.exclude) if _matches(point, rule)]
+        used.update(rules)
+        if rules:
+            excluded.append(Excluded(point=point, rule=document.where(("exclude", rules[0]))))
+        else:
+            points.append(point)
+    for i in range(len(sweep.exclude)):
+        if i not in used:
+            what = "matches no point of the grid; correct or remove it"
+            problems.append(document.problem(("exclude", i), what))
+    for i, extra in enumerate(sweep.include):
+        new = [point for point in _product(extra) if point not in points]
+        if not new:
+            problems.append(document.problem(("include", i), "adds no point that the grid does not have; remove it"))
+        points += new
+    if not points:
+        problems.append(document.problem(("exclude",), "leaves no point of the grid; remove a rule"))
+    if problems:
+        raise SpecError(problems)
+    return points + list(_baselines(sweep, points)), excluded
+
+
+def _product(grid: Grid) -> Iterator[Point]:
+    for values in itertools.product(*(getattr(grid, axis) for axis in AXES)):
+        yield Point(**dict(zip(AXES, values, strict=True)))
+
+
+def _matches(point: Point, rule: Exclude) -> bool:
+    wanted = {axis: getattr(rule, axis) for axis in AXES}
+    return all(values is None or getattr(point, axis) in values for axis, values in wanted.items())
+
+
+def _baselines(sweep: Sweep, points: list[Point]) -> Iterator[Point]:
+    if "random" in sweep.baselines:
+        for model, seed in dict.fromkeys((p.model, p.seed) for p in points):
+            yield Point(model=model, algorithm="random", n_images=0, mixture=NO_MIXTURE, seed=seed)
+    if "pixels" in sweep.baselines:
+        yield Point(model=NO_MODEL, algorithm="pixels", n_images=0, mixture=NO_MIXTURE, seed=0)
+
+
+def spec(sweep: Sweep, point: Point, data_identity: str) -> RunSpec:
+    """The run at a point of the sweep; `data_identity` as `Selection.identity`, empty for baselines."""
+    size = MODELS.get(point.model)
+    trains = point.n_images > 0
+    return RunSpec(
+        **{axis: getattr(point, axis) for axis in AXES},
+        width=size.width if size else 0,
+        depth=size.depth if size else 0,
+        heads=size.heads if size else 0,
+        image_size=sweep.data.image_size,
+        channels=sweep.data.channels,
+        patch_size=sweep.patch_size,
+        options=getattr(sweep.algorithms, point.algorithm) if trains else ALGORITHMS[point.algorithm].options(),
+        images_seen=sweep.pretrain.images_seen if trains else 0,
+        batch_size=sweep.pretrain.batch_size if trains else 1,
+        precision=sweep.pretrain.precision if trains else "fp32",
+        data_identity=data_identity,
+    )

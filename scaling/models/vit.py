@@ -1,0 +1,153 @@
+"""Spec -> encoder: a timm ViT of any width, depth, image and patch size, and its closed-form counts.
+
+Letters in shapes: B batch, C channels, H height, W width, N patches, K kept patches, P values of a patch, D width.
+The position table is the frozen 2-D sine-cosine one of MAE and MoCo v3, so that a model has the same trainable
+parameters whatever the image size and the algorithm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from timm.layers import set_fused_attn
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What fixes an encoder."""
+
+    width: int
+    depth: int
+    heads: int
+    image_size: int
+    patch_size: int
+    channels: int
+
+    @property
+    def n_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def patch_values(self) -> int:
+        return self.channels * self.patch_size**2
+
+
+def n_params(shape: Shape) -> int:
+    """Trainable parameters of the encoder: patch projection, class token, blocks, last norm."""
+    d = shape.width
+    return (shape.patch_values + 1) * d + d + shape.depth * block_params(d) + 2 * d
+
+
+def block_params(width: int) -> int:
+    """qkv and output projection 4 D^2 + 4 D, MLP of ratio 4 8 D^2 + 5 D, two norms 4 D."""
+    return 12 * width**2 + 13 * width
+
+
+def block_flops(tokens: int, width: int) -> float:
+    """Forward FLOPs of one block for one image, multiply-add = 2: projections and MLP 24 T D^2, attention 4 T^2 D."""
+    return 24 * tokens * width**2 + 4 * tokens**2 * width
+
+
+class Encoder(nn.Module):
+    """timm's VisionTransformer with three ways in: all patches, some kept, some masked."""
+
+    def __init__(self, shape: Shape, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.vit = VisionTransformer(
+            img_size=shape.image_size,
+            patch_size=shape.patch_size,
+            in_chans=shape.channels,
+            num_classes=0,
+            embed_dim=shape.width,
+            depth=shape.depth,
+            num_heads=shape.heads,
+            global_pool="",
+            drop_path_rate=drop_path,
+        )
+        self.vit.pos_embed.requires_grad_(False)
+        grid = shape.image_size // shape.patch_size
+        self.vit.pos_embed.data.copy_(position_table(grid, shape.width))
+        nn.init.xavier_uniform_(self.vit.patch_embed.proj.weight.view(shape.width, -1))
+
+    def forward(
+        self, images_BCHW: Tensor, *, kept_BK: Tensor | None = None, masked_BN: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens (B, 1 + N, D), class token first, after the last norm; (B, 1 + K, D) for kept patches alone.
+
+        `masked_BN` is true where a patch is replaced by `mask_token`. Other image sizes get their own position table.
+        """
+        patches_BNP = patchify(images_BCHW, self.shape.patch_size)
+        positions = self.positions(images_BCHW.shape[-1])
+        if kept_BK is not None:  # before the projection, which then costs a quarter at a mask ratio of 0.75
+            patches_BNP = gather(patches_BNP, kept_BK)
+            positions_BND = positions[:, 1:].expand(len(images_BCHW), -1, -1)
+            patch_positions = gather(positions_BND, kept_BK)
+        else:
+            patch_positions = positions[:, 1:]
+        projection = self.vit.patch_embed.proj
+        tokens_BND = F.linear(patches_BNP, projection.weight.flatten(1), projection.bias)
+        if masked_BN is not None and mask_token is not None:
+            tokens_BND = torch.where(masked_BN[..., None], mask_token.to(tokens_BND.dtype), tokens_BND)
+        first_B1D = (self.vit.cls_token + positions[:, :1]).expand(len(images_BCHW), -1, -1)
+        tokens = torch.cat([first_B1D.to(tokens_BND.dtype), tokens_BND + patch_positions], dim=1)
+        for block in self.vit.blocks:
+            tokens = block(tokens)
+        return self.vit.norm(tokens)
+
+    def positions(self, image_size: int) -> Tensor:
+        """(1, 1 + N, D); for crops of another size, the sine-cosine table stretched over the same extent."""
+        if image_size == self.shape.image_size:
+            return self.vit.pos_embed
+        grid = image_size // self.shape.patch_size
+        extent = self.shape.image_size / self.shape.patch_size
+        return position_table(grid, self.shape.width, extent=extent).to(self.vit.pos_embed.device)
+
+
+def blocks(width: int, depth: int, heads: int) -> nn.Sequential:
+    """Transformer blocks outside an encoder, such as a decoder's."""
+    return nn.Sequential(*(Block(width, heads, mlp_ratio=4, qkv_bias=True) for _ in range(depth)))
+
+
+def encoder_flops(shape: Shape, tokens: int) -> float:
+    """Forward FLOPs for one image of so many patches, class token added: projection and blocks."""
+    d = shape.width
+    return 2 * tokens * shape.patch_values * d + shape.depth * block_flops(tokens + 1, d)
+
+
+def position_table(grid: int, width: int, *, extent: float | None = None) -> Tensor:
+    """(1, 1 + grid^2, width) sine-cosine table of MAE (util/pos_embed.py), zeros for the class token.
+
+    `extent` spreads the grid's centres over so many patches of the full image.
+    """
+    step = (extent or grid) / grid
+    at = (torch.arange(grid, dtype=torch.float64) + 0.5) * step - 0.5
+    rate = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    angle = at[:, None] * rate
+    one = torch.cat([angle.sin(), angle.cos()], dim=1)
+    rows, columns = one.repeat_interleave(grid, dim=0), one.repeat(grid, 1)
+    table = torch.cat([columns, rows], dim=1)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), table])[None].float()
+
+
+def patchify(images_BCHW: Tensor, patch_size: int) -> Tensor:
+    """(B, N, P), values of a patch in the order of the projection's weight: channel, row, column."""
+    b, c, h, w = images_BCHW.shape
+    p = patch_size
+    grid = images_BCHW.reshape(b, c, h // p, p, w // p, p)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // p) * (w // p), c * p * p)
+
+
+def gather(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:
+    """(B, K, D): the tokens at `index_BK` of each image."""
+    return tokens_BND.gather(1, index_BK[..., None].expand(-1, -1, tokens_BND.shape[-1]))
+
+
+def use_fused_attention(on: bool) -> None:
+    """Chooses the attention kernel of every encoder made from now on in this process."""
+    set_fused_attn(on)

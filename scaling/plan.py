@@ -1,0 +1,281 @@
+"""Specs + what they cost + what is already done -> the plan that is printed and then carried out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling.catalog import SOURCES
+from scaling.config import DataOptions, Probe, Sweep, Weights, parse
+from scaling.cost import Measured, RunCost, cost_of, estimate_seconds
+from scaling.data.mixture import TooFewImages, select
+from scaling.data.source import Pool, Source, TaskInfo
+from scaling.document import Document
+from scaling.errors import Problem, SpecError, unknown
+from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, spec
+from scaling.options import Options
+from scaling.rundir import RunDir, read_json, write_json
+
+ROOT_VARIABLE = "SCALING_DATA_ROOT"
+PROBE_SCHEMA = 1
+"""Raised when the meaning of a probe's fingerprint or of its result changes."""
+
+
+class Job(Options):
+    """All that a worker needs; written to the run's directory as job.json."""
+
+    spec: RunSpec
+    data: DataOptions
+    weights: Weights | None
+    """None for baselines."""
+    tasks: dict[str, dict[str, Any]]
+    """Fingerprint of the probe -> `TaskInfo` of the task to probe."""
+    probe: Probe
+    cache: str
+    """Folder of arrays shared by runs."""
+    checkpoint_minutes: float
+    use_gpu: bool
+    """Whether to use a GPU that is visible."""
+    cpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    point: Point
+    spec: RunSpec
+    cost: RunCost
+    dir: RunDir
+    tasks: Mapping[str, TaskInfo]
+    """Fingerprint of the probe -> task."""
+    n_by_modality: Mapping[str, int]
+
+    @property
+    def trained(self) -> bool:
+        return self.dir.record() is not None
+
+    def missing_probes(self) -> list[str]:
+        record = self.dir.record()
+        if record is not None and record.status == "diverged":
+            return []
+        return [f for f in self.tasks if not (self.dir.path / "probes" / f"{f}.json").exists()]
+
+    def measured(self, seconds: float) -> Measured:
+        point, flops = self.point, self.cost.train_flops
+        return Measured(model=point.model, algorithm=point.algorithm, train_flops=flops, seconds=seconds)
+
+    @property
+    def done(self) -> bool:
+        return self.trained and not self.missing_probes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    sweep: Sweep
+    document: Document
+    root: Path
+    runs: tuple[PlannedRun, ...]
+    excluded: tuple[Excluded, ...]
+    tasks: tuple[TaskInfo, ...]
+    synthetic: bool
+
+    def job(self, run: PlannedRun) -> Job:
+        weights = None if run.point.mixture == NO_MIXTURE else self.sweep.mixtures[run.point.mixture]
+        return Job(
+            spec=run.spec,
+            data=self.sweep.data,
+            weights=weights,
+            tasks={f: vars(info) for f, info in run.tasks.items()},
+            probe=self.sweep.probe,
+            cache=str(self.root / "cache"),
+            checkpoint_minutes=self.sweep.pretrain.checkpoint_minutes,
+            use_gpu=self.sweep.resources.gpus != 0,
+            cpus=self.sweep.resources.cpus,
+        )
+
+    @property
+    def path(self) -> Path:
+        """Where the plan is kept, so that status and reports need neither the YAML nor the data."""
+        return plan_path(self.root, self.sweep.name)
+
+    def save(self) -> None:
+        runs = [
+            {
+                "spec": run.spec.model_dump(mode="json"),
+                "tasks": {f: vars(info) for f, info in run.tasks.items()},
+                "n_by_modality": dict(run.n_by_modality),
+            }
+            for run in self.runs
+        ]
+        kept = {
+            "yaml": self.document.text,
+            "yaml_path": self.document.path,
+            "data": self.sweep.data.model_dump(mode="json"),
+            "synthetic": self.synthetic,
+            "runs": runs,
+            "excluded": [{"point": vars(e.point), "rule": e.rule} for e in self.excluded],
+            "tasks": [vars(info) for info in self.tasks],
+        }
+        write_json(self.path, kept)
+
+    def measured(self) -> list[Measured]:
+        """Times of this plan's finished runs."""
+        records = ((run, run.dir.record()) for run in self.runs)
+        return [run.measured(r.train_seconds) for run, r in records if r is not None and r.status == "done"]
+
+    def estimate(self, run: PlannedRun, measured: Sequence[Measured]) -> float | None:
+        return estimate_seconds(run.point.model, run.point.algorithm, run.cost.train_flops, measured)
+
+
+def plan_path(root: Path, name: str) -> Path:
+    return root / "sweeps" / f"{name}.json"
+
+
+def load_plan(root: Path, name: str) -> Plan:
+    """The plan of the last `scaling run` of a sweep. Raises SpecError when there was none."""
+    kept = read_json(plan_path(root, name))
+    if kept is None:
+        known = [path.stem for path in (root / "sweeps").glob("*.json")]
+        raise SpecError([Problem(where=str(root), what=f"{unknown('sweep', name, known)}; run it first, or give --root")])
+    document = Document(kept["yaml_path"], kept["yaml"])
+    sweep = parse(document)
+    sweep = sweep.model_copy(update={"data": type(sweep.data).model_validate_json(json.dumps(kept["data"]))})
+    runs = []
+    for values in kept["runs"]:
+        run_spec = RunSpec.model_validate_json(json.dumps(values["spec"]))
+        runs.append(
+            PlannedRun(
+                point=run_spec.point,
+                spec=run_spec,
+                cost=cost_of(run_spec),
+                dir=RunDir(root / "runs" / run_spec.fingerprint),
+                tasks={f: TaskInfo(**info) for f, info in values["tasks"].items()},
+                n_by_modality=values["n_by_modality"],
+            )
+        )
+    return Plan(
+        sweep=sweep,
+        document=document,
+        root=root,
+        runs=tuple(runs),
+        excluded=tuple(Excluded(point=Point(**e["point"]), rule=e["rule"]) for e in kept["excluded"]),
+        tasks=tuple(TaskInfo(**info) for info in kept["tasks"]),
+        synthetic=kept["synthetic"],
+    )
+
+
+def open_source(sweep: Sweep, document: Document, *, data_root: str | None = None) -> tuple[Sweep, Source]:
+    """The sweep with its data root settled, and its source. Raises SpecError with places in the YAML."""
+    if "root" in type(sweep.data).model_fields:
+        root = data_root or sweep.data.root or os.environ.get(ROOT_VARIABLE)  # type: ignore[attr-defined]
+        if not root:
+            what = f"is not set; give --data-root DIR, or set ${ROOT_VARIABLE}, or write data.root in the YAML"
+            raise SpecError([document.problem(("data", "root"), what)])
+        data = sweep.data.model_copy(update={"root": str(Path(root).expanduser().resolve())})
+        sweep = sweep.model_copy(update={"data": data})
+    try:
+        source: Source = SOURCES[sweep.data.source].load()(sweep.data)  # type: ignore[attr-defined]
+    except SpecError as error:
+        raise SpecError(_placed(document, problem) for problem in error.problems) from None
+    return sweep, source
+
+
+def _placed(document: Document, problem: Problem) -> Problem:
+    """Turns `data.files.x.npz: ...` of a source into a line of the YAML."""
+    where = problem.where
+    found = [location for location in document.lines if ".".join(map(str, location)) == where]
+    return document.problem(found[0], problem.what) if found else Problem(where=document.path, what=str(problem))
+
+
+def make_plan(sweep: Sweep, document: Document, source: Source) -> Plan:
+    """Raises SpecError for mixtures the source cannot fill, unknown tasks and modalities, and an empty grid."""
+    points, excluded = expand(sweep, document)
+    tasks = _tasks(sweep, document, source)
+    pool = source.pool()
+    problems = list(_unknown_modalities(sweep, document, pool))
+    if problems:
+        raise SpecError(problems)
+    identities, counts = _select_all(sweep, document, pool, points)
+    root = Path(sweep.root).resolve()
+    runs = []
+    for point in points:
+        cell = (point.mixture, point.n_images)
+        run_spec = spec(sweep, point, identities.get(cell, ""))
+        run = run_spec.fingerprint
+        runs.append(
+            PlannedRun(
+                point=point,
+                spec=run_spec,
+                cost=cost_of(run_spec),
+                dir=RunDir(root / "runs" / run),
+                tasks={probe_fingerprint(run, info, sweep): info for info in tasks},
+                n_by_modality=counts.get(cell, {}),
+            )
+        )
+    return Plan(
+        sweep=sweep,
+        document=document,
+        root=root,
+        runs=tuple(runs),
+        excluded=tuple(excluded),
+        tasks=tasks,
+        synthetic=source.synthetic,
+    )
+
+
+def probe_fingerprint(run: str, task: TaskInfo, sweep: Sweep) -> str:
+    """Of one task's read-outs: changes with the run, the task's data and the probes' settings, and with nothing else."""
+    settings = sweep.probe.model_dump(mode="json", exclude={"tasks"})
+    return fingerprint({"schema": PROBE_SCHEMA, "run": run, "task": task.identity, "name": task.name, **settings})
+
+
+def _tasks(sweep: Sweep, document: Document, source: Source) -> tuple[TaskInfo, ...]:
+    offered = {info.name: info for info in source.tasks()}
+    wanted = sweep.probe.tasks
+    if wanted == "all":
+        if not offered:
+            raise SpecError([document.problem(("data",), "defines no task to probe; give a pack `task:`")])
+        return tuple(offered.values())
+    problems = [
+        document.problem(("probe", "tasks", i), unknown("task", name, offered))
+        for i, name in enumerate(wanted)
+        if name not in offered
+    ]
+    if problems:
+        raise SpecError(problems)
+    return tuple(offered[name] for name in wanted)
+
+
+def _unknown_modalities(sweep: Sweep, document: Document, pool: Pool) -> list[Problem]:
+    return [
+        document.problem(("mixtures", name, modality), unknown("modality", modality, pool.modalities))
+        for name, weights in sweep.mixtures.items()
+        if not isinstance(weights, str)
+        for modality in weights
+        if modality not in pool.modalities
+    ]
+
+
+Cell = tuple[str, int]
+"""Mixture and n_images."""
+
+
+def _select_all(
+    sweep: Sweep, document: Document, pool: Pool, points: list[Point]
+) -> tuple[dict[Cell, str], dict[Cell, dict[str, int]]]:
+    identities, counts, problems = {}, {}, []
+    for mixture, n_images in sorted({(p.mixture, p.n_images) for p in points if p.n_images}):
+        try:
+            selection = select(pool, sweep.mixtures[mixture], n_images)
+        except TooFewImages as error:
+            at = ("mixtures", mixture) if "mixtures" in document.raw else ("grid", "n_images")
+            problems.append(document.problem(at, f"n_images {n_images:,}: {error}"))
+            continue
+        identities[mixture, n_images] = selection.identity
+        counts[mixture, n_images] = selection.n_by_modality
+    if problems:
+        raise SpecError(problems)
+    return identities, counts

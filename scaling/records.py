@@ -1,0 +1,96 @@
+"""What a run leaves behind, and the columns of the observation table with their units.
+
+Row 0: the only module of `scaling` that `analysis` may import. Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Status = Literal["done", "diverged", "failed"]
+"""`diverged` is a result (the recipe does not train here), `failed` is the absence of one."""
+
+BASELINES = ("random", "pixels")
+"""Algorithms that do not train: the encoder at initialisation, and the image itself. References, never fitted."""
+
+COLUMNS: dict[str, str] = {
+    "run": "fingerprint of the run's pretraining, 12 hex digits",
+    "status": "done | diverged | failed",
+    "model": "encoder size, a name of the ladder",
+    "algorithm": "SSL objective, or a baseline: random (encoder at initialisation), pixels",
+    "mixture": "name of the modality weights of the pretraining images",
+    "n_images": "unique pretraining images",
+    "seed": "seed of initialisation, data order and augmentation",
+    "n_params": "trainable parameters of the encoder (frozen position table not counted)",
+    "n_params_total": "trainable parameters with decoder or heads",
+    "images_seen": "images consumed by training (epochs x unique)",
+    "train_flops": "floating-point operations of the whole pretraining, multiply-add = 2",
+    "train_seconds": "wall seconds of pretraining, all attempts",
+    "train_loss": "mean pretraining loss over the last tenth of the run, nats or the objective's own unit",
+    "task": "downstream data set",
+    "modality": "imaging modality of the task",
+    "probe": "read-out of frozen features: linear | knn",
+    "auc": "area under the ROC curve on the test split, 0-1, as MedMNIST's evaluator averages it",
+    "auc_se": "bootstrap standard error of auc over test images",
+    "accuracy": "accuracy on the test split, 0-1, as MedMNIST's evaluator defines it",
+    "accuracy_se": "bootstrap standard error of accuracy over test images",
+    "chance_auc": "auc of a read-out that knows nothing: 0.5",
+    "chance_accuracy": "accuracy of always answering the most frequent training class",
+    "n_test": "test images",
+    "reason": "why a metric is missing or the run has none; empty when all is well",
+}
+"""Observation table: one row per run x task x probe; a run without probes has one row with an empty task."""
+
+TASK_COLUMNS: dict[str, str] = {
+    "task": "downstream data set",
+    "modality": "imaging modality",
+    "kind": "binary | multi-class | multi-label | ordinal",
+    "n_classes": "classes (labels for multi-label)",
+    "n_train": "training images",
+    "n_val": "validation images",
+    "n_test": "test images",
+}
+"""Task table: one row per task; the features that `analysis.features` computes are further columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """One read-out of one run's frozen features on one task."""
+
+    task: str
+    modality: str
+    probe: str
+    auc: float | None
+    """0-1; None when it cannot be computed, then `reason` says why."""
+    auc_se: float | None
+    accuracy: float | None
+    accuracy_se: float | None
+    chance_auc: float
+    chance_accuracy: float
+    n_test: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the read-out chose, e.g. the inverse L2 strength C and its validation AUC."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What came out of one run's pretraining; its probes are kept beside it."""
+
+    run: str
+    status: Status
+    n_params: int
+    n_params_total: int
+    images_seen: int
+    train_flops: float
+    train_seconds: float
+    train_loss: float | None
+    n_params_by_part: dict[str, int] = field(default_factory=dict)
+    """Trainable parameters by part; the parts sum to `n_params_total`."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Host, device, precision, versions, commit: provenance, not identity."""
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,140 @@
+"""Run directories -> observation and task tables -> `analysis`, which writes the report. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import report as analysis_report
+from analysis.features import compute
+from scaling.catalog import SOURCES
+from scaling.data.cache import cached_task
+from scaling.data.source import Source, TaskInfo
+from scaling.plan import Plan, PlannedRun
+from scaling.records import COLUMNS, ProbeResult, RunRecord
+from scaling.rundir import read_json, write_json
+
+VERSIONS = ("numpy", "scipy", "torch", "timm", "scikit-learn", "ray", "mlflow")
+
+
+def observations(plan: Plan) -> pd.DataFrame:
+    """One row per run x task x probe of the finished runs and of those that failed; `COLUMNS` says what each is."""
+    rows = [row for run in plan.runs for row in _rows(run)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows(run: PlannedRun) -> Iterator[dict[str, Any]]:
+    record, failure = run.dir.record(), run.dir.failure()
+    common = {"run": run.dir.run, **vars(run.point)}
+    if record is None:
+        if failure is not None:
+            yield {**common, "status": "failed", "reason": failure["error"]}
+        return
+    common |= _record_columns(record)
+    results = [result for f in run.tasks for result in run.dir.probes(f) or []]
+    if record.status == "diverged" or not results:
+        reason = record.reason or (failure["error"] if failure else "not probed yet")
+        yield {**common, "status": record.status if not failure else "failed", "reason": reason}
+        return
+    for result in results:
+        yield {**common, **_probe_columns(result)}
+
+
+def _record_columns(record: RunRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
+
+
+def _probe_columns(result: ProbeResult) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in COLUMNS if hasattr(result, name)}
+
+
+def task_table(plan: Plan) -> pd.DataFrame:
+    """One row per task: what it is, and every task feature of `analysis.features`."""
+    return pd.DataFrame([_task_row(plan, info) for info in plan.tasks])
+
+
+def _task_row(plan: Plan, info: TaskInfo) -> dict[str, Any]:
+    kept = plan.root / "cache" / f"features-{info.name}-{info.identity}.json"
+    row = read_json(kept)
+    if row is None:
+
+        def open_source() -> Source:
+            source: Source = SOURCES[plan.sweep.data.source].load()(plan.sweep.data)  # type: ignore[attr-defined]
+            return source
+
+        task = cached_task(plan.root / "cache", info, open_source)
+        sizes = {f"n_{split}": len(getattr(task, split).labels) for split in ("train", "val", "test")}
+        features = compute(
+            task.train.images, task.train.labels, n_samples=sum(sizes.values()), n_classes=info.n_classes
+        )
+        named = {"task": info.name, "modality": info.modality, "kind": info.kind, "n_classes": info.n_classes}
+        row = {**named, **sizes, **features}
+        write_json(kept, row)
+    return dict(row)
+
+
+def failures(plan: Plan) -> pd.DataFrame:
+    """Runs without a result: which, why, and where the log is."""
+    rows = [
+        {"run": run.dir.run, "point": str(run.point), "error": failure["error"], "log": failure["log"]}
+        for run in plan.runs
+        if not run.done and (failure := run.dir.failure()) is not None
+    ]
+    return pd.DataFrame(rows, columns=["run", "point", "error", "log"])
+
+
+def provenance(plan: Plan) -> dict[str, str]:
+    """Where the numbers come from."""
+    records = [record for run in plan.runs if (record := run.dir.record()) is not None]
+    devices = sorted({f"{r.environment['device']}, {r.environment['precision']}" for r in records if r.environment})
+    return {
+        "sweep": plan.document.path,
+        "written": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "run directories": str(plan.root / "runs"),
+        "devices": "; ".join(devices),
+        "python": platform.python_version(),
+        **{name: version(name) for name in VERSIONS},
+    }
+
+
+def _commit() -> str:
+    """Of the code in use; unknown outside a git checkout."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + (", with uncommitted changes" if git("status", "-s") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write(plan: Plan, out: Path) -> Path:
+    """The report's HTML file; beside it Markdown, tables and figures."""
+    gallery = out / "gallery.png" if plan.synthetic else None
+    if gallery is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        gallery.write_bytes(_gallery(plan))
+    return analysis_report.write(
+        observations(plan),
+        task_table(plan),
+        out,
+        title=plan.sweep.name,
+        question=plan.sweep.question,
+        provenance=provenance(plan),
+        failures=failures(plan),
+        synthetic=plan.synthetic,
+        spec_text=plan.document.text,
+        gallery=gallery,
+    )
