@@ -42,12 +42,18 @@ def _unique(values: list[Any]) -> list[Any]:
     return values
 
 
+def _listed(values: list[Any]) -> list[Any]:
+    if not values:
+        raise PydanticCustomError(OURS, "is empty; give one or more values")
+    return _unique(values)
+
+
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
 T = TypeVar("T")
-Axis = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)]
+Axis = Annotated[list[T], BeforeValidator(_as_list), AfterValidator(_listed)]
 """One value or several, none twice."""
 ModelName = Annotated[str, _one_of("model", tuple(MODELS))]
 AlgorithmName = Annotated[str, _one_of("algorithm", TRAINED)]
@@ -129,6 +135,8 @@ class _ProbeBase(Options):
     tasks: Annotated[Annotated[Literal["all"], Text] | Annotated[list[str], Other], BY_TYPE] = "all"
     pool: Literal["cls", "mean", "both"] = "both"
     """Features: class token, mean of the patch tokens, or both side by side."""
+    max_train: int = Field(default=5000, ge=2)
+    """Training images of a task used at most, a seeded choice in proportion to its classes."""
     bootstrap: int = Field(default=200, ge=0)
     """Resamples of the test images behind each standard error."""
 

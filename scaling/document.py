@@ -83,7 +83,8 @@ class Document:
             for key, child in node.value:
                 here = (*at, str(key.value))
                 if here in self.lines:
-                    first = self.lines[here]
-                    self.problems.append(self.problem(here, f"stands twice, first in line {first}; keep one"))
+                    what = f"stands twice, first in line {self.lines[here]}; keep one"
+                    self.lines[here] = key.start_mark.line + 1
+                    self.problems.append(self.problem(here, what))
                 self.lines[here] = key.start_mark.line + 1
                 self._walk(child, here)

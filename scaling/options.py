@@ -190,8 +190,6 @@ class LinearOptions(Options):
     c_max: Positive = 1e2
     n_c: int = Field(default=7, ge=1)
     """Values of C tried, evenly spaced in its logarithm; the validation AUC chooses."""
-    max_train: int = Field(default=10_000, ge=2)
-    """Training images used at most (a stratified, seeded choice), to bound the cost of huge tasks."""
 
     @model_validator(mode="after")
     def _ordered(self) -> LinearOptions:

@@ -167,6 +167,7 @@ def _probe(
             device=device,
             batch_size=FEATURE_BATCH,
             n_boot=job.probe.bootstrap,
+            max_train=job.probe.max_train,
         )
         guard()
         write_json(run_dir.path / "probes" / f"{fingerprint}.json", [asdict(result) for result in results])

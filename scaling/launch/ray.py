@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ class Slot:
         threads = {name: str(self.cpus) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         # Ray leaves every GPU visible to actors that asked for none.
         hidden = {} if self.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the slot
         self.process = subprocess.Popen(
             [sys.executable, "-m", "scaling.launch.slot", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self.errors,
             text=True,
             env={**os.environ, **threads, **hidden, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
@@ -60,8 +63,10 @@ class Slot:
             answer = None
         if answer is None:
             code = self.process.wait()
+            self.errors.seek(0)
+            last = self.errors.read().strip().splitlines()[-1:]
             self._start()
-            return f"its slot ended with exit code {code}"
+            return f"its slot ended with exit code {code}: {''.join(last)}"
         return _crash(answer["code"])
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -51,9 +52,10 @@ def main() -> None:
     import scaling.worker  # noqa: F401 - loaded once here instead of in every child
     from scaling.catalog import ALGORITHMS, PROBES, SOURCES
 
-    for table in (ALGORITHMS, PROBES, SOURCES):
-        for entry in table.values():  # also, runs that still wait keep the code that the sweep started with
-            entry.load()
+    for table in (ALGORITHMS, PROBES, SOURCES):  # also, runs that still wait keep the code the sweep started with
+        for entry in table.values():
+            with suppress(ImportError, AttributeError):  # what does not load fails the runs that need it, not the slot
+                entry.load()
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         order = json.loads(line)

@@ -33,9 +33,10 @@ def probe_task(
     device: torch.device,
     batch_size: int,
     n_boot: int,
+    max_train: int,
 ) -> list[ProbeResult]:
     """One result per probe; features that are not finite give results without metrics and the reason."""
-    splits = extract_task(encode, task, batch_size=batch_size, device=device)
+    splits = extract_task(encode, task, max_train=max_train, seed=seed, batch_size=batch_size, device=device)
     return [_probe(name, options, splits, task.info, seed, n_boot) for name, options in probes.items()]
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scaling.data.source import Images, Task
+from scaling.data.source import Images, Split, Task
 
 Features = NDArray[np.float32]
 Encode = Callable[[Tensor], Tensor]
@@ -31,9 +31,25 @@ def extract(encode: Encode, images: Images, *, batch_size: int, device: torch.de
     return np.concatenate([encode(batch).float().cpu().numpy() for batch in batches])
 
 
-def extract_task(encode: Encode, task: Task, *, batch_size: int, device: torch.device) -> dict[str, Labelled]:
+def subset(labels: NDArray[np.int64], largest: int, seed: int) -> NDArray[np.int64]:
+    """At most `largest` positions, every class in proportion (rounded up); all of them where they are fewer."""
+    if len(labels) <= largest:
+        return np.arange(len(labels))
+    generator = np.random.default_rng(seed)
+    if labels.ndim == 2:
+        return np.sort(generator.permutation(len(labels))[:largest])
+    share = largest / len(labels)
+    members = (np.flatnonzero(labels == c) for c in np.unique(labels))
+    return np.sort(np.concatenate([generator.permutation(m)[: int(np.ceil(len(m) * share))] for m in members]))
+
+
+def extract_task(
+    encode: Encode, task: Task, *, max_train: int, seed: int, batch_size: int, device: torch.device
+) -> dict[str, Labelled]:
     """Each split's features, standardised by the training split; a constant feature becomes 0."""
-    splits = {name: getattr(task, name) for name in ("train", "val", "test")}
+    chosen = subset(task.train.labels, max_train, seed)
+    train = Split(images=task.train.images[chosen], labels=task.train.labels[chosen])
+    splits = {"train": train, "val": task.val, "test": task.test}
     raw = {name: extract(encode, s.images, batch_size=batch_size, device=device) for name, s in splits.items()}
     mean, deviation = raw["train"].mean(axis=0), raw["train"].std(axis=0)
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)

@@ -22,7 +22,7 @@ PLATEAU = 1e-4
 
 
 class Linear:
-    """Good at telling what is linearly readable from features; slow only for tens of thousands of images."""
+    """Good at telling what is linearly readable from features; linear in images, features and classes."""
 
     def __init__(self, options: LinearOptions) -> None:
         self.options = options
@@ -30,40 +30,38 @@ class Linear:
     def predict(self, splits: Mapping[str, Labelled], info: TaskInfo, *, seed: int) -> tuple[Scores, dict[str, Any]]:
         """Probabilities for the test split, and the inverse strength C chosen, from the strongest on."""
         o, train, val, test = self.options, splits["train"], splits["val"], splits["test"]
-        chosen = subset(train.labels, o.max_train, seed)
-        x, targets = train.features[chosen], one_hot(train.labels[chosen], info)
+        x, targets = train.features, columns_of(train.labels, info)
         best, scores, settings = -1.0, np.empty(0), {"C": o.c_min, "val_auc": -1.0}
-        for c, weights in path(x, targets, np.geomspace(o.c_min, o.c_max, o.n_c), multi_label=info.kind == "multi-label"):
+        for c, weights in path(x, targets, np.geomspace(o.c_min, o.c_max, o.n_c), sigmoid=separate(info)):
             here = auc(probabilities(val.features, weights, info), val.labels, info.kind).value
             if len(scores) == 0 or (here is not None and here > best + PLATEAU):
                 best = -1.0 if here is None else here
                 scores = probabilities(test.features, weights, info)
-                settings = {"C": float(c), "val_auc": here, "n_train": len(x)}
+                settings = {"C": float(c), "val_auc": here}
         return scores, settings
-
-
-def subset(labels: NDArray[np.int64], largest: int, seed: int) -> NDArray[np.int64]:
-    """At most `largest` positions, every class in proportion (rounded up); all of them where they are fewer."""
-    if len(labels) <= largest:
-        return np.arange(len(labels))
-    generator = np.random.default_rng(seed)
-    if labels.ndim == 2:
-        return np.sort(generator.permutation(len(labels))[:largest])
-    share = largest / len(labels)
-    members = (np.flatnonzero(labels == c) for c in np.unique(labels))
-    return np.sort(np.concatenate([generator.permutation(m)[: int(np.ceil(len(m) * share))] for m in members]))
 
 
 def one_hot(labels: NDArray[np.int64], info: TaskInfo) -> NDArray[np.float64]:
     return labels.astype(np.float64) if labels.ndim == 2 else np.eye(info.n_classes)[labels]
 
 
+def separate(info: TaskInfo) -> bool:
+    """Whether every column of scores is a yes-or-no question of its own, else they share one probability."""
+    return info.kind in ("binary", "multi-label")
+
+
+def columns_of(labels: NDArray[np.int64], info: TaskInfo) -> NDArray[np.float64]:
+    """Targets (n, k): one column for binary tasks, one per label or class for others."""
+    return labels[:, None].astype(np.float64) if info.kind == "binary" else one_hot(labels, info)
+
+
 def path(
-    x: Features, targets: NDArray[np.float64], strengths: NDArray[np.float64], *, multi_label: bool
+    x: Features, targets: NDArray[np.float64], strengths: NDArray[np.float64], *, sigmoid: bool
 ) -> Iterator[tuple[float, NDArray[np.float64]]]:
     """(C, weights (d + 1, k)) from the strongest regularisation to the weakest, each started at the last solution.
 
-    Minimises sum of log losses + |w|^2 / (2 C), intercept free: scikit-learn's LogisticRegression.
+    Minimises sum of log losses + |w|^2 / (2 C), intercept free: scikit-learn's LogisticRegression. With
+    `sigmoid` every column of targets is a binary problem of its own, otherwise the columns share a softmax.
     """
     n, (d, k) = len(x), (x.shape[1], targets.shape[1])
     x1 = np.concatenate([x, np.ones((n, 1), x.dtype)], axis=1)
@@ -72,7 +70,7 @@ def path(
     def loss(flat: NDArray[np.float64], c: float) -> tuple[float, NDArray[np.float64]]:
         w = flat.reshape(d + 1, k)
         z = x1 @ w.astype(x.dtype)
-        if multi_label:
+        if sigmoid:
             value = float(np.logaddexp(0, z).sum(dtype=np.float64) - (targets * z).sum(dtype=np.float64))
             p = 1 / (1 + np.exp(-z))
         else:
@@ -90,6 +88,6 @@ def path(
 
 def probabilities(x: Features, weights: NDArray[np.float64], info: TaskInfo) -> Scores:
     z = x @ weights[:-1] + weights[-1]
-    if info.kind == "multi-label":
+    if separate(info):
         return np.asarray(1 / (1 + np.exp(-z)))
     return np.asarray(softmax(z, axis=1))

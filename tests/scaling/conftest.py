@@ -1,0 +1,70 @@
+"""Sweeps and packs small enough for a test, made up so that no file is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+GOOD = """\
+name: tiny
+question: Does the path hold?
+grid:
+  model: [vit_atto]
+  algorithm: [mae, dinov2]
+  n_images: [16, 32]
+  mixture: [all, ct_only]
+  seed: [0]
+mixtures:
+  all: natural
+  ct_only: {ct: 1}
+data:
+  source: phantoms
+  image_size: 32
+  n_train: 64
+  n_val: 64
+  n_test: 64
+encoder: {patch_size: 8}
+pretrain: {images_seen: 64, batch_size: 16, precision: fp32}
+algorithms:
+  dinov2: {prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1}
+probe: {bootstrap: 20, linear: {n_c: 2}}
+"""
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the good sweep, after the replacements given, with its root in the test's folder."""
+
+    def write(*replacements: tuple[str, str], text: str = GOOD) -> Path:
+        for old, new in replacements:
+            assert old in text, f"the good sweep has no {old!r}"
+            text = text.replace(old, new, 1)
+        path = tmp_path / "sweep.yaml"
+        path.write_text(text + f"root: {tmp_path / 'state'}\n")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def packs(tmp_path: Path) -> Path:
+    """Two packs in MedMNIST's layout: grey `shapes` with classes of two modalities, coloured `cells` of three."""
+    folder = tmp_path / "packs"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+
+    def pack(name: str, shape: tuple[int, ...], n_classes: int, **more: np.ndarray) -> None:
+        arrays: dict[str, np.ndarray] = {}
+        for split, n in (("train", 60), ("val", 30), ("test", 30)):
+            labels = np.arange(n) % n_classes
+            images = rng.integers(0, 100, (n, *shape), dtype=np.uint8)
+            images += (labels * 40).astype(np.uint8).reshape(-1, *[1] * len(shape))
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels[:, None]
+        np.savez(folder / f"{name}.npz", **arrays, **more)
+
+    pack("shapes", (28, 28), 2, classes=np.array(["slice", "film"]))
+    pack("cells", (28, 28, 3), 3)
+    return folder

@@ -1,0 +1,125 @@
+"""Every mistake of a YAML is found at once, with its place, what is allowed and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scaling.config import load
+from scaling.errors import SpecError
+from scaling.grid import expand
+
+Write = Callable[..., Path]
+
+# What is changed in the good sweep, and the whole message without the file's name.
+MISTAKES = [
+    ("vit_atto]", "vit_attto]", "4: grid.model[0]: unknown model 'vit_attto'; did you mean 'vit_atto'? known: vit_atto, "),
+    ("[mae, dinov2]", "[maee, dinov2]", "5: grid.algorithm[0]: unknown algorithm 'maee'; did you mean 'mae'? known: dinov2, mae"),
+    ("[mae, dinov2]", "[mae, dinov2, random]", "5: grid.algorithm[2]: unknown algorithm 'random'; known: dinov2, mae"),
+    ("[16, 32]", "[16, -3]", "6: grid.n_images[1]: should be greater than 0 (got -3)"),
+    ("[16, 32]", "[16, 32.5]", "6: grid.n_images[1]: should be a integer"),
+    ("[16, 32]", "[16, 16]", "6: grid.n_images: lists 16 twice; give each value once"),
+    ("[16, 32]", "[]", "6: grid.n_images: is empty; give one or more values"),
+    ("  n_images: [16, 32]\n", "", "3: grid.n_images: is missing; add it"),
+    ("[all, ct_only]", "[all, ct_onyl]", "7: grid.mixture[1]: unknown mixture 'ct_onyl'; did you mean 'ct_only'? known: all, ct_only"),
+    ("seed: [0]", "seed: [zero]", '8: grid.seed[0]: should be a integer (got "zero")'),
+    ("name: tiny", "name: Tiny Sweep", "1: name: string should match pattern"),
+    ("name: tiny\n", "", "1: name: is missing; add it"),
+    ("all: natural", "all: naturel", "10: mixtures.all: should be 'natural' (got \"naturel\")"),
+    ("{ct: 1}", "{ct: 0}", "11: mixtures.ct_only.ct: should be greater than 0 (got 0)"),
+    ("{ct: 1}", "{}", "11: mixtures.ct_only: dictionary should have at least 1 item"),
+    ("[all, ct_only]", "[all]", "11: mixtures.ct_only: is defined but no point uses it; add it to grid.mixture or remove it"),
+    ("source: phantoms", "source: phantom", "13: data.source: unknown source 'phantom'; did you mean 'phantoms'? known: npz, phantoms"),
+    ("  source: phantoms\n", "", "12: data.source: is missing; one of phantoms, npz"),
+    ("image_size: 32", "image_sise: 32", "14: data.image_sise: unknown key 'image_sise'; did you mean 'image_size'? known: channels, "),
+    ("image_size: 32", "image_size: 8", "14: data.image_size: should be greater than or equal to 16 (got 8)"),
+    ("patch_size: 8", "patch_size: 5", "18: encoder.patch_size: 5 does not divide data.image_size 32; these do: 2, 4, 8, 16, 32"),
+    ("images_seen: 64", "images_seen: many", '19: pretrain.images_seen: should be a integer (got "many")'),
+    ("batch_size: 16", "batchsize: 16", "19: pretrain.batchsize: unknown key 'batchsize'; did you mean 'batch_size'? known: batch_size, "),
+    ("precision: fp32", "precision: fp8", "19: pretrain.precision: should be 'auto', 'bf16' or 'fp32' (got \"fp8\")"),
+    ("n_local: 1", "n_local: -1", "21: algorithms.dinov2.n_local: should be greater than or equal to 0 (got -1)"),
+    ("n_local: 1", "local_size: 12", "21: algorithms.dinov2.local_size: 12 is no multiple of encoder.patch_size 8; the nearest is 16"),
+    ("[mae, dinov2]", "[mae]", "21: algorithms.dinov2: sets an algorithm that no point uses; add it to grid.algorithm or remove it"),
+    ("bootstrap: 20", "tasks: []", "22: probe.tasks: is empty; name tasks or write `all`"),
+    ("linear: {n_c: 2}", "linear: null, knn: null", "22: probe: leaves every read-out out; keep one of linear, knn"),
+    ("linear: {n_c: 2}", "linear: {c_min: 1, c_max: 0.1}", "22: probe.linear: c_min is above c_max; give c_min <= c_max"),
+    ("linear: {n_c: 2}", "lineer: {}", "22: probe.lineer: unknown key 'lineer'; did you mean 'linear'? known: bootstrap, knn, linear, max_train, pool, tasks"),
+    ("name: tiny", "name: tiny\nname: two", "2: name: stands twice, first in line 1; keep one"),
+    ("probe: {", "baselines: [pixel]\nprobe: {", "22: baselines[0]: unknown baseline 'pixel'; did you mean 'pixels'? known: pixels, random"),
+    ("probe: {", "resources: {gpus: -1}\nprobe: {", "22: resources.gpus: should be greater than or equal to 0 (got -1)"),
+    ("probe: {", "resorces: {gpus: 1}\nprobe: {", "22: resorces: unknown key 'resorces'; did you mean 'resources'? known: algorithms, "),
+    ("grid:\n", "grid: [\n", "no valid YAML"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message"), MISTAKES)
+def test_a_mistake_is_named_with_its_line_and_the_way_out(sweep_file: Write, old: str, new: str, message: str) -> None:
+    path = sweep_file((old, new))
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    assert message in str(caught.value), str(caught.value)
+
+
+def test_the_good_sweep_is_good(sweep_file: Write) -> None:
+    sweep, _ = load(sweep_file())
+    assert sweep.grid.n_images == [16, 32]
+    assert sweep.patch_size == 8
+
+
+def test_all_mistakes_are_reported_at_once_from_the_top_down(sweep_file: Write) -> None:
+    path = sweep_file(("vit_atto]", "vit_x]"), ("[16, 32]", "[0]"), ("{ct: 1}", "{ct: -1}"), ("patch_size: 8", "patch_size: 7"))
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    assert [problem.where.split(":")[-2:] for problem in caught.value.problems] == [
+        ["4", " grid.model[0]"],
+        ["6", " grid.n_images[0]"],
+        ["11", " mixtures.ct_only.ct"],
+        ["18", " encoder.patch_size"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; a sweep is `key: value` lines"),
+        (b"- a\n- b\n", "is not a mapping"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+        (b"a: b: c\n", "no valid YAML: mapping values are not allowed here"),
+    ],
+)
+def test_a_file_that_is_no_sweep_says_so(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match="x.yaml") as caught:
+        load(path)
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be read: No such file or directory; give a sweep's YAML"):
+        load(tmp_path / "none.yaml")
+
+
+def test_an_exponent_without_a_point_is_a_number(sweep_file: Write) -> None:
+    path = sweep_file(("n_local: 1", "n_local: 1, lr: {base: 1e-3}"))
+    assert load(path)[0].algorithms.dinov2.lr.base == 1e-3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("exclude:\n  - {model: vit_atto, seed: 7}\n", "exclude[0]: matches no point of the grid; correct or remove it"),
+        ("exclude:\n  - {algorithm: [mae, dinov2]}\n", "exclude: leaves no point of the grid; remove a rule"),
+        (
+            "include:\n  - {model: vit_atto, algorithm: mae, n_images: 16}\n",
+            "include[0]: adds no point that the grid does not have; remove it",
+        ),
+    ],
+)
+def test_a_rule_without_effect_is_a_mistake(sweep_file: Write, rule: str, message: str) -> None:
+    sweep, document = load(sweep_file(("mixtures:", rule + "mixtures:")))
+    with pytest.raises(SpecError) as caught:
+        expand(sweep, document)
+    assert message in str(caught.value)
