@@ -12,10 +12,7 @@ from scaling.records import BASELINES, COLUMNS
 MAIN_PROBE = "linear"
 """Whose errors are fitted; other read-outs are tabled beside it."""
 REQUIRED = ("run", "status", "model", "algorithm", "mixture", "n_images", "seed", "n_params", "task", "probe", "auc")
-NUMBERS = (
-    "n_images seed n_params n_params_total images_seen train_flops train_seconds train_loss "
-    "auc auc_se accuracy accuracy_se chance_auc chance_accuracy n_test"
-).split()
+NUMBERS = ["n_images", "seed", "n_params", "n_params_total", "images_seen", "train_flops", "train_seconds", "train_loss", "auc", "auc_se", "accuracy", "accuracy_se", "chance_auc", "chance_accuracy", "n_test"]
 CELL = ["algorithm", "mixture", "model", "n_images"]
 """What runs share that differ in their seed alone."""
 
@@ -90,6 +87,8 @@ def mean_over_tasks(rows: pd.DataFrame) -> pd.DataFrame:
     common = rows.groupby("task")["run"].nunique()
     shared = rows[rows["task"].isin(common.index[common == n_runs])]
     by_run = shared.groupby(["run", *CELL, "seed", "n_params", "train_flops"], dropna=False)
-    table = by_run.agg(error=("error", "mean"), n_tasks=("task", "nunique"), variance=("auc_se", lambda se: (se**2).sum()))
+    table = by_run.agg(
+        error=("error", "mean"), n_tasks=("task", "nunique"), variance=("auc_se", lambda se: (se**2).sum())
+    )
     table["error_se"] = table["variance"] ** 0.5 / table["n_tasks"]
     return table.drop(columns="variance").reset_index()

@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--data-root", metavar="DIR", help="folder of the source's files")
     run.add_argument("--launcher", choices=("ray", "inline"), default="ray", help="where runs go (default: ray)")
     run.add_argument("--address", help="Ray cluster to join; without it Ray runs on this machine")
-    run.add_argument("--tracking", choices=("mlflow", "none"), default="mlflow", help="where to mirror (default: mlflow)")
+    run.add_argument(
+        "--tracking", choices=("mlflow", "none"), default="mlflow", help="where to mirror (default: mlflow)"
+    )
     run.add_argument("--no-report", action="store_true", help="leave the report to `scaling report`")
     status = verb("status", _status, "how a sweep stands")
     report = verb("report", _report, "write a sweep's report again from what is there")

@@ -112,9 +112,9 @@ class Pretrain(Options):
 class Resources(Options):
     """What one run gets."""
 
-    gpus: Annotated[
-        Annotated[Literal["auto"], Text] | Annotated[Annotated[float, Field(ge=0)], Other], BY_TYPE
-    ] = "auto"
+    gpus: Annotated[Annotated[Literal["auto"], Text] | Annotated[Annotated[float, Field(ge=0)], Other], BY_TYPE] = (
+        "auto"
+    )
     """auto: one GPU where there are any, else none."""
     cpus: int = Field(default=1, ge=1)
 

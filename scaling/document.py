@@ -37,7 +37,7 @@ class Document:
                 what = "is empty" if root is None else "is not a mapping"
                 raise SpecError([Problem(where=path, what=f"{what}; a sweep is `key: value` lines, first `name:`")])
             self._walk(root, ())
-            self.raw: dict[str, Any] = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+            self.raw: dict[str, Any] = yaml.load(text, Loader=_Loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f"{path}:{mark.line + 1}" if mark else path

@@ -59,7 +59,9 @@ def only_driver(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            what = f"another `scaling run` works here (process {file.read().strip() or 'unknown'}); wait for it or end it"
+            what = (
+                f"another `scaling run` works here (process {file.read().strip() or 'unknown'}); wait for it or end it"
+            )
             raise SpecError([Problem(where=str(root), what=what)]) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -167,8 +169,11 @@ class Driver:
         diverged = sum(1 for run in self.tally.done if (r := run.dir.record()) is not None and r.status == "diverged")
         self.view.show(
             Snapshot(
-                total=len(self.finished_before) + len(self.tally.done) + len(self.tally.failed)
-                + len(self.waiting) + len(self.running),
+                total=len(self.finished_before)
+                + len(self.tally.done)
+                + len(self.tally.failed)
+                + len(self.waiting)
+                + len(self.running),
                 done=len(self.finished_before) + len(self.tally.done),
                 diverged=diverged,
                 failed=len(self.tally.failed),

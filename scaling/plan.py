@@ -139,7 +139,9 @@ def load_plan(root: Path, name: str) -> Plan:
     kept = read_json(plan_path(root, name))
     if kept is None:
         known = [path.stem for path in (root / "sweeps").glob("*.json")]
-        raise SpecError([Problem(where=str(root), what=f"{unknown('sweep', name, known)}; run it first, or give --root")])
+        raise SpecError(
+            [Problem(where=str(root), what=f"{unknown('sweep', name, known)}; run it first, or give --root")]
+        )
     document = Document(kept["yaml_path"], kept["yaml"])
     sweep = parse(document)
     sweep = sweep.model_copy(update={"data": type(sweep.data).model_validate_json(json.dumps(kept["data"]))})

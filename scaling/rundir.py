@@ -1,15 +1,15 @@
 """The directory of a run: the truth about it, named by its fingerprint. Standard library only.
 
-    job.json        what to do: spec, data, tasks, probes      (driver, before each attempt)
-    lease.json      the token of the attempt that may write    (driver, before each attempt)
-    log.txt         standard output and error of all attempts  (worker)
-    metrics.jsonl   one line per logged step                   (worker)
-    checkpoint.pt   where to go on                             (worker, gone at the end)
-    encoder.pt      weights of the probed encoder              (worker)
-    result.json     RunRecord: pretraining is over             (worker, after encoder.pt)
-    probes/F.json   one task's read-outs, by their fingerprint (worker)
-    failed.json     why the last attempt gave no result        (worker or driver)
-    mlflow.json     what MLflow already has                    (driver)
+job.json        what to do: spec, data, tasks, probes      (driver, before each attempt)
+lease.json      the token of the attempt that may write    (driver, before each attempt)
+log.txt         standard output and error of all attempts  (worker)
+metrics.jsonl   one line per logged step                   (worker)
+checkpoint.pt   where to go on                             (worker, gone at the end)
+encoder.pt      weights of the probed encoder              (worker)
+result.json     RunRecord: pretraining is over             (worker, after encoder.pt)
+probes/F.json   one task's read-outs, by their fingerprint (worker)
+failed.json     why the last attempt gave no result        (worker or driver)
+mlflow.json     what MLflow already has                    (driver)
 """
 
 from __future__ import annotations

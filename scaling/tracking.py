@@ -19,13 +19,13 @@ from typing import Any
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by mlflow when it is imported
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from mlflow.entities import Metric, Param, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
-from scaling.plan import Plan, PlannedRun  # noqa: E402
-from scaling.records import ProbeResult  # noqa: E402
-from scaling.rundir import read_json, write_json  # noqa: E402
+from scaling.plan import Plan, PlannedRun
+from scaling.records import ProbeResult
+from scaling.rundir import read_json, write_json
 
 METRICS_PER_BATCH = 1000
 """MLflow's limit."""

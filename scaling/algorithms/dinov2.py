@@ -186,7 +186,10 @@ def cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
 def dino_loss(logits_G: Tensor, logits_L: Tensor | None, target_G: Tensor, temperature: float) -> Tensor:
     """Mean over all pairs of a teacher's global crop and another crop of the same image: 2 + 2 x n_local pairs."""
     swapped = target_G.roll(len(target_G) // 2, dims=0)
-    pairs = [cross_entropy(half, target, temperature).mean() for half, target in zip(logits_G.chunk(2), swapped.chunk(2), strict=True)]
+    pairs = [
+        cross_entropy(half, target, temperature).mean()
+        for half, target in zip(logits_G.chunk(2), swapped.chunk(2), strict=True)
+    ]
     if logits_L is not None:
         for local in logits_L.split(len(target_G) // 2):
             pairs += [cross_entropy(local, target, temperature).mean() for target in target_G.chunk(2)]

@@ -60,9 +60,7 @@ class MAE(nn.Module):
 
     def loss(self, images_BCHW: Tensor, *, progress: float, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error on masked patches, in units of each patch's own deviation if `norm_pixels`."""
-        images = random_crop(
-            normalise(images_BCHW), self.shape.image_size, self.options.crop_scale, generator
-        )
+        images = random_crop(normalise(images_BCHW), self.shape.image_size, self.options.crop_scale, generator)
         order_BN = uniform(generator, (len(images), self.shape.n_patches)).argsort(dim=1)
         kept = n_kept(self.shape, self.options)
         predicted_BMP = self.predict(images, order_BN[:, :kept], order_BN[:, kept:])

@@ -118,7 +118,9 @@ class Npz:
                 parts.append(self._images(self._load(file), split))
                 names.append(_modalities(self._load(file), split, pack.modality))
         if not parts:
-            raise SpecError([Problem(where="data.files", what="no pack is pretrained on; give one `pretrain: [train]`")])
+            raise SpecError(
+                [Problem(where="data.files", what="no pack is pretrained on; give one `pretrain: [train]`")]
+            )
         modalities, codes = np.unique(np.concatenate(names), return_inverse=True)
         images = np.concatenate(parts)
         keys, rows = np.unique(_keys(images), return_index=True)
@@ -145,7 +147,9 @@ def _resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
     def one(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-        small = np.asarray(picture.resize((size, size), Image.Resampling.BOX if size < len(image) else Image.Resampling.BICUBIC))
+        small = np.asarray(
+            picture.resize((size, size), Image.Resampling.BOX if size < len(image) else Image.Resampling.BICUBIC)
+        )
         return small if small.ndim == 3 else small[..., None]
 
     return np.stack([one(image) for image in images])

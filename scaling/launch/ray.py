@@ -89,9 +89,7 @@ class RayLauncher:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on the loopback interface
             ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
         self.gpus, self._free_slots = self._fit()
-        actor = ray.remote(max_restarts=-1, max_task_retries=0)(Slot).options(
-            num_cpus=options.cpus, num_gpus=self.gpus
-        )
+        actor = ray.remote(max_restarts=-1, max_task_retries=0)(Slot).options(num_cpus=options.cpus, num_gpus=self.gpus)
         self._idle = [actor.remote(options.cpus, self.gpus) for _ in range(self._free_slots)]
         self._running: dict[Any, tuple[Any, Path]] = {}
 

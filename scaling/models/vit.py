@@ -75,7 +75,11 @@ class Encoder(nn.Module):
         nn.init.xavier_uniform_(self.vit.patch_embed.proj.weight.view(shape.width, -1))
 
     def forward(
-        self, images_BCHW: Tensor, *, kept_BK: Tensor | None = None, masked_BN: Tensor | None = None,
+        self,
+        images_BCHW: Tensor,
+        *,
+        kept_BK: Tensor | None = None,
+        masked_BN: Tensor | None = None,
         mask_token: Tensor | None = None,
     ) -> Tensor:
         """Tokens (B, 1 + N, D), class token first, after the last norm; (B, 1 + K, D) for kept patches alone.

@@ -76,7 +76,9 @@ def auc(scores: Scores, labels: Labels, kind: TaskKind, *, n_boot: int = 0, seed
     one_sided = [i for i in range(truth.shape[1]) if truth[:, i].all() or not truth[:, i].any()]
     if one_sided:
         named = ", ".join(map(str, one_sided))
-        return Metric(value=None, se=None, reason=f"AUC is undefined: class {named} has no or only positive test images")
+        return Metric(
+            value=None, se=None, reason=f"AUC is undefined: class {named} has no or only positive test images"
+        )
     value = float(_aucs(scores, labels, kind, np.ones((1, n)))[0])
     drawn = []
     for start in range(0, n_boot, max(1, CHUNK // n)):

@@ -69,7 +69,9 @@ def test_the_good_sweep_is_good(sweep_file: Write) -> None:
 
 
 def test_all_mistakes_are_reported_at_once_from_the_top_down(sweep_file: Write) -> None:
-    path = sweep_file(("vit_atto]", "vit_x]"), ("[16, 32]", "[0]"), ("{ct: 1}", "{ct: -1}"), ("patch_size: 8", "patch_size: 7"))
+    path = sweep_file(
+        ("vit_atto]", "vit_x]"), ("[16, 32]", "[0]"), ("{ct: 1}", "{ct: -1}"), ("patch_size: 8", "patch_size: 7")
+    )
     with pytest.raises(SpecError) as caught:
         load(path)
     assert [problem.where.split(":")[-2:] for problem in caught.value.problems] == [
@@ -110,7 +112,10 @@ def test_an_exponent_without_a_point_is_a_number(sweep_file: Write) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("exclude:\n  - {model: vit_atto, seed: 7}\n", "exclude[0]: matches no point of the grid; correct or remove it"),
+        (
+            "exclude:\n  - {model: vit_atto, seed: 7}\n",
+            "exclude[0]: matches no point of the grid; correct or remove it",
+        ),
         ("exclude:\n  - {algorithm: [mae, dinov2]}\n", "exclude: leaves no point of the grid; remove a rule"),
         (
             "include:\n  - {model: vit_atto, algorithm: mae, n_images: 16}\n",

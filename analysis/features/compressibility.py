@@ -1,0 +1,32 @@
+"""How much of a task's images is redundant to a general compressor."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+
+from analysis.features.feature import Feature, NoFeature, TaskData, choice
+
+IMAGES = 1000
+"""Images compressed at most."""
+
+
+def compute(task: TaskData) -> float:
+    if not len(task.images):
+        raise NoFeature("no training images")
+    ratios = [
+        len(gzip.compress(image.tobytes(), 9)) / image.nbytes for image in task.images[choice(task.images, IMAGES)]
+    ]
+    return float(np.mean(ratios))
+
+
+COMPRESSIBILITY = Feature(
+    name="compressibility",
+    meaning="gzip size / raw size of an image, mean over images; above 1 for noise in small images",
+    unit="ratio",
+    low=0,
+    high=2,
+    source="gzip compressibility of BioVFM-21M (arXiv 2505.09329), image by image",
+    compute=compute,
+)

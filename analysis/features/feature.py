@@ -1,0 +1,49 @@
+"""The contract of a task feature: one number from a task's own training data."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class NoFeature(ValueError):
+    """The feature does not exist for this task; the message is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """What features are computed from."""
+
+    images: NDArray[np.uint8]
+    """(n, channels, height, width) of the training split."""
+    labels: NDArray[np.int64]
+    """(n,), or (n, n_labels) of 0/1 for multi-label."""
+    n_samples: int
+    """Images of all splits together."""
+    n_classes: int
+    """Classes, or labels for multi-label."""
+
+
+def choice(images: NDArray[np.uint8], n: int) -> NDArray[np.int64]:
+    """Positions of at most n images: those with the smallest checksums, so that the order of images does not matter."""
+    if len(images) <= n:
+        return np.arange(len(images))
+    sums = np.array([zlib.crc32(image.tobytes()) for image in images])
+    return np.argsort(sums, kind="stable")[:n]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    name: str
+    meaning: str
+    unit: str
+    low: float
+    high: float
+    """Range of possible values."""
+    source: str
+    compute: Callable[[TaskData], float]
+    """Does not depend on the order of the images. Raises NoFeature."""

@@ -1,0 +1,26 @@
+"""How unevenly a task's classes are filled."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.features.feature import Feature, NoFeature, TaskData
+
+
+def compute(task: TaskData) -> float:
+    counts = task.labels.sum(axis=0) if task.labels.ndim == 2 else np.bincount(task.labels, minlength=task.n_classes)
+    if len(counts) < 2 or counts.sum() == 0:
+        raise NoFeature("fewer than two classes")
+    share = counts[counts > 0] / counts.sum()
+    return float(1 + (share * np.log(share)).sum() / np.log(len(counts)))
+
+
+IMBALANCE = Feature(
+    name="imbalance",
+    meaning="1 - entropy of the class shares / its maximum: 0 is balanced, 1 is one class alone",
+    unit="share",
+    low=0,
+    high=1,
+    source="Pielou's evenness (1966), subtracted from 1",
+    compute=compute,
+)

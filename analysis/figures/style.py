@@ -1,0 +1,96 @@
+"""How all figures look: colour-blind-safe, vector first, nothing set globally. Matplotlib stays in this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+# Okabe and Ito 2008; black is kept for references.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+REFERENCE = "#555555"
+SETTINGS = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.dpi": 120,
+    "savefig.bbox": "tight",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "scaling",  # the same data give the same file
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def panels(rows: int, columns: int, *, width: float = 3.1, height: float = 2.6) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with its own canvas, so that no window system and no global state is touched."""
+    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    return figure, [list(row) for row in grid]
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+
+
+def markers(names: Iterable[str]) -> dict[str, str]:
+    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+
+
+def quantity(value: float, _: object = None) -> str:
+    """Three digits and an SI prefix: 0.05M, 21M, 1.2T."""
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 5e4), ("k", 1e3)):
+        if value >= size:
+            scale = 1e6 if prefix == "M" else size
+            return f"{value / scale:.3g}{prefix}"
+    return f"{value:.3g}"
+
+
+def ticks_at(axis: Axis, values: Iterable[float], *, at_most: int = 5) -> None:
+    """Labels at the sizes that were run, thinned where there are many."""
+    sizes = sorted(set(values))
+    if len(sizes) > at_most:
+        sizes = [sizes[round(i * (len(sizes) - 1) / (at_most - 1))] for i in range(at_most)]
+    axis.set_major_locator(FixedLocator(sizes))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(quantity))
+
+
+def plain_log(axis: Axis) -> None:
+    """Readable numbers on an error axis that spans less than two decades."""
+    steps = [m * 10**e for e in range(-6, 1) for m in (1, 1.5, 2, 3, 5, 7)]
+    low, high = axis.get_view_interval()
+    inside = [step for step in steps if low <= step <= high]
+    if len(inside) > 7:
+        inside = [step for step in inside if f"{step:.0e}"[0] in "125"]
+    axis.set_major_locator(FixedLocator(inside or [low, high]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """PNG and SVG, written beside and then renamed."""
+    paths = []
+    for kind in ("png", "svg"):
+        path = folder / f"{name}.{kind}"
+        beside = folder / f".{name}.{kind}"
+        figure.savefig(beside, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+        beside.replace(path)
+        paths.append(path)
+    return paths[0], paths[1]

@@ -1,0 +1,486 @@
+"""How phantoms are drawn: anatomy as soft ellipses, then the physics of each modality. Row 4, below `phantoms.py`.
+
+A drawing takes `Dice`, the image size in pixels and the findings to show. Numbers of an image are (n,), pictures
+(n, size, size) float32. Positions are in half image widths from the centre, x to the right and y down; angles in
+radians. Per pixel only + - * / and sqrt are used, which IEEE 754 rounds alike everywhere: exp or a matrix product
+would give other bytes on another processor.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+F32 = NDArray[np.float32]
+Keys = NDArray[np.uint64]
+Number = float | F32
+"""One for all images, or (n,)."""
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(state: Keys) -> Keys:
+    """splitmix64's output function (Steele, Lea & Flood 2014): a bijection of 64-bit numbers, at least 1-d."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@cache
+def normal_quantiles() -> F32:
+    """(65536,) standard normal quantiles, so that 16 random bits make one normal number (at most 4.3 in size)."""
+    return np.asarray(ndtri((np.arange(65536) + 0.5) / 65536), dtype=np.float32)
+
+
+class Dice:
+    """Random numbers that follow from (key of the image, number of the throw) alone, for n images at once."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.n = len(keys)
+        self._keys = keys
+        self._throws = 0
+
+    def _words(self, n_words: int) -> Keys:
+        """(n, n_words) of 64 random bits. A throw's words never depend on how many words another throw took."""
+        self._throws += 1
+        throw = mix(self._keys + np.uint64(self._throws) * GOLDEN)
+        return mix(throw[:, None] + np.arange(n_words, dtype=np.uint64) * GOLDEN)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> F32:
+        """(n,) in [low, high)."""
+        unit = (self._words(1)[:, 0] >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+        return np.float32(low) + np.float32(high - low) * unit
+
+    def happens(self, probability: float) -> F32:
+        """(n,) of 0 and 1."""
+        return (self.uniform() < probability).astype(np.float32)
+
+    def sign(self) -> F32:
+        """(n,) of -1 and 1."""
+        return 2 * self.happens(0.5) - 1
+
+    def normal(self, height: int, width: int) -> F32:
+        """(n, height, width) standard normal."""
+        words = self._words(-(-height * width // 4)).astype("<u8", copy=False)
+        bits = words.view("<u2")[:, : height * width]
+        return normal_quantiles()[bits].reshape(self.n, height, width)
+
+    def smooth(self, size: int, cells: int) -> F32:
+        """(n, size, size) of value noise: standard normal at the corners of cells x cells tiles, smooth between."""
+        place = np.arange(size, dtype=np.float32) * np.float32(cells / size)
+        left = place.astype(np.intp)
+        t = place - left.astype(np.float32)
+        t = t * t * (3 - 2 * t)
+        corners = self.normal(cells + 1, cells + 1)
+        rows = corners[:, left] + (corners[:, left + 1] - corners[:, left]) * t[:, None]
+        columns = np.ascontiguousarray(rows.swapaxes(1, 2))
+        smooth = columns[:, left] + (columns[:, left + 1] - columns[:, left]) * t[:, None]
+        return np.ascontiguousarray(smooth.swapaxes(1, 2))
+
+
+def over_image(number: Number) -> Number:
+    """(n,) -> (n, 1, 1)."""
+    return number[:, None, None] if isinstance(number, np.ndarray) else number
+
+
+def ramp(field: F32) -> F32:
+    """Clipped to 0..1, in place."""
+    return np.clip(field, 0, 1, out=field)
+
+
+def bump(at: F32, centre: float, width: float) -> F32:
+    """(n,) 1 at the centre, 0 from `width` on: how large an organ is cut by a slice."""
+    return np.sqrt(np.clip(1 - ((at - centre) / width) ** 2, 0, 1))
+
+
+def paint(picture: F32, mask: F32, value: Number) -> None:
+    """`value` where the mask is 1, in place."""
+    change = over_image(value) - picture
+    change *= mask
+    picture += change
+
+
+def blur(picture: F32, times: int) -> F32:
+    """Binomial 1-2-1 filter along both axes, `times` over; edges repeat."""
+    for _ in range(times):
+        for axis in (1, 2):
+            wide = np.pad(picture, [(0, 0) if a != axis else (1, 1) for a in range(3)], mode="edge")
+            before, after = (wide[:, :-2], wide[:, 2:]) if axis == 1 else (wide[:, :, :-2], wide[:, :, 2:])
+            picture = (before + after + 2 * picture) * np.float32(0.25)
+    return picture
+
+
+def attenuate(depth: F32) -> F32:
+    """exp(-depth) to 3 % for depths up to 3, as (1 + depth/8)^-8: Beer-Lambert in exact arithmetic."""
+    share = 1 / (1 + depth * np.float32(1 / 8))
+    share *= share
+    share *= share
+    return share * share
+
+
+class Anatomy:
+    """A body in its own coordinates, tilted, scaled and shifted in the image, with an outline that is never ideal."""
+
+    def __init__(
+        self, dice: Dice, size: int, *, zoom: tuple[float, float], shift: float, tilt: float, wobble: float
+    ) -> None:
+        self.n, self.size = dice.n, size
+        self.axis = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / size)) - 1
+        self.zoom = dice.uniform(*zoom)
+        self.x0, self.y0 = dice.uniform(-shift, shift), dice.uniform(-shift, shift)
+        self.tilt = dice.uniform(-tilt, tilt)
+        self.wobble = dice.smooth(size, 4) * np.float32(wobble)
+
+    def blank(self, value: Number = 0.0) -> F32:
+        return np.zeros((self.n, self.size, self.size), np.float32) + over_image(value)
+
+    def offsets(self, x: Number, y: Number) -> tuple[F32, F32]:
+        """(n, 1, size) and (n, size, 1): distances of columns and rows from the body's point (x, y)."""
+        cos, sin = _cos_sin(self.tilt)
+        x_image = self.x0 + self.zoom * (x * cos - y * sin)
+        y_image = self.y0 + self.zoom * (x * sin + y * cos)
+        return (self.axis - x_image[:, None])[:, None, :], (self.axis - y_image[:, None])[:, :, None]
+
+    def ellipse(self, x: Number, y: Number, rx: Number, ry: Number, angle: Number = 0.0, edge: Number = 1.0) -> F32:
+        """1 inside, 0 outside; `edge` is the width of the transition in pixels."""
+        rx, ry = np.maximum(rx * self.zoom, np.float32(1e-3)), np.maximum(ry * self.zoom, np.float32(1e-3))
+        cos, sin = _cos_sin(angle + self.tilt)
+        gain = np.minimum(rx, ry) * np.float32(self.size / 4) / edge
+        dx, dy = self.offsets(x, y)
+        # Half a unit puts the edge at q = 1; less for what is smaller than a pixel, which else would shine through.
+        height = gain + np.minimum(gain, np.float32(0.5))
+        rows = over_image(height) - over_image(gain * ((sin / rx) ** 2 + (cos / ry) ** 2)) * dy * dy
+        columns = over_image(gain * ((cos / rx) ** 2 + (sin / ry) ** 2)) * dx * dx
+        mask = (over_image(gain * 2 * cos * sin * (ry**-2 - rx**-2)) * dy) * dx
+        mask += rows
+        mask -= columns
+        mask += self.wobble * over_image(gain)
+        return ramp(mask)
+
+
+def _cos_sin(angle: Number) -> tuple[F32, F32]:
+    """In double precision, so that the last bit of the library's cosine does not reach the float32."""
+    wide = np.atleast_1d(np.asarray(angle, dtype=np.float64))
+    return np.cos(wide).astype(np.float32), np.sin(wide).astype(np.float32)
+
+
+def draw_ct(dice: Dice, size: int, findings: F32) -> F32:
+    """Axial slice of the trunk in Hounsfield units, then a display window and noise.
+
+    findings: (n, 2) slice position from 0 (chest) to 1 (pelvis); contrast of a liver lesion, HU, 0 = none.
+    """
+    level, lesion = findings.T
+    body = Anatomy(dice, size, zoom=(0.8, 1.05), shift=0.08, tilt=0.12, wobble=0.06)
+    slim = dice.uniform(0.6, 0.74)
+    enhanced = dice.happens(0.6) * dice.uniform(0.3, 1.0)
+    picture = body.blank(-1000.0)
+    paint(picture, body.ellipse(0, 0, 0.9, slim), -100)
+    fat = dice.uniform(0.04, 0.16)
+    paint(picture, body.ellipse(0, 0, 0.9 - fat, slim - fat), dice.uniform(-60, 40))
+    _ct_chest(dice, body, picture, level, enhanced)
+    _ct_belly(dice, body, picture, level, enhanced, lesion)
+    _ct_bones(dice, body, picture, level, slim)
+    noise = blur(dice.normal(size, size), 1) * over_image(dice.uniform(20, 70))
+    centre, width = _ct_window(dice)
+    return ramp((picture + noise - over_image(centre)) / over_image(width) + np.float32(0.5))
+
+
+def _ct_window(dice: Dice) -> tuple[F32, F32]:
+    """Centre and width, HU: mostly soft tissue (40, 400), now and then wide."""
+    wide = dice.happens(0.2)
+    return dice.uniform(10, 80) - 150 * wide, dice.uniform(280, 480) + 900 * wide
+
+
+def _ct_chest(dice: Dice, body: Anatomy, picture: F32, level: F32, enhanced: F32) -> None:
+    for side in (-1.0, 1.0):
+        open_lung = bump(level, 0.05, 0.38) * dice.uniform(0.85, 1.1)
+        paint(picture, body.ellipse(side * 0.42, -0.02, 0.31 * open_lung, 0.46 * open_lung), dice.uniform(-880, -700))
+    heart = bump(level, 0.2, 0.22) * dice.uniform(0.8, 1.2)
+    paint(picture, body.ellipse(0.12, -0.16, 0.33 * heart, 0.26 * heart, 0.5), 40 + 120 * enhanced)
+
+
+def _ct_belly(dice: Dice, body: Anatomy, picture: F32, level: F32, enhanced: F32, lesion: F32) -> None:
+    spleen = bump(level, 0.42, 0.2) * dice.uniform(0.7, 1.3)
+    paint(picture, body.ellipse(0.58, 0.12, 0.17 * spleen, 0.26 * spleen, -0.3), 45 + 70 * enhanced)
+    stomach = bump(level, 0.42, 0.16) * dice.uniform(0.4, 1.2)
+    paint(picture, body.ellipse(0.28, -0.24, 0.24 * stomach, 0.18 * stomach), dice.happens(0.4) * -500 + 20)
+    for side in (-1.0, 1.0):
+        kidney = bump(level, 0.6, 0.18) * dice.uniform(0.8, 1.1)
+        paint(picture, body.ellipse(side * 0.42, 0.2, 0.15 * kidney, 0.18 * kidney, side * 0.4), 35 + 160 * enhanced)
+    for _ in range(4):
+        gut = bump(level, 0.8, 0.3) * dice.uniform(0.05, 0.19)
+        x, y = dice.uniform(-0.5, 0.5), dice.uniform(-0.4, 0.05)
+        paint(picture, body.ellipse(x, y, gut, gut), 30 - dice.happens(0.4) * dice.uniform(200, 900))
+    liver = bump(level, 0.45, 0.26) * dice.uniform(0.85, 1.1)
+    x, y = dice.uniform(-0.44, -0.34), dice.uniform(-0.1, 0.0)
+    paint(picture, body.ellipse(x, y, 0.44 * liver, 0.42 * liver, 0.4), 60 + 50 * enhanced)
+    radius = dice.uniform(0.08, 0.17)
+    x, y = x + dice.uniform(-0.2, 0.2), y + dice.uniform(-0.22, 0.22)
+    picture += body.ellipse(x, y, radius, radius * dice.uniform(0.8, 1.2)) * over_image(lesion)
+
+
+def _ct_bones(dice: Dice, body: Anatomy, picture: F32, level: F32, slim: F32) -> None:
+    bone = dice.uniform(300, 700)
+    ribs = 1 - bump(level, 1.0, 0.45)
+    for step in range(8):
+        cos, sin = _cos_sin(dice.uniform(-0.2, 0.2) + step * math.tau / 8)
+        paint(picture, body.ellipse(0.8 * cos, (slim - 0.1) * sin, 0.06 * ribs, 0.045 * ribs), bone)
+    for side in (-1.0, 1.0):
+        wing = bump(level, 0.95, 0.22)
+        paint(picture, body.ellipse(side * 0.5, 0.14, 0.07 * wing, 0.3 * wing, side * 0.7), bone)
+    paint(picture, body.ellipse(0, 0.34, 0.14, 0.12), bone * 0.6)
+    paint(picture, body.ellipse(0, 0.47, 0.06, 0.05), 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Signal of the tissues in one kind of MR image, 0..1, as read off textbook images."""
+
+    white: float
+    grey: float
+    fluid: float
+    fat: float
+    lesion: float
+
+
+CONTRASTS = (
+    Contrast(white=0.80, grey=0.58, fluid=0.15, fat=0.95, lesion=0.45),  # T1
+    Contrast(white=0.35, grey=0.55, fluid=0.95, fat=0.70, lesion=0.80),  # T2
+    Contrast(white=0.42, grey=0.58, fluid=0.10, fat=0.60, lesion=0.90),  # FLAIR
+    Contrast(white=0.55, grey=0.75, fluid=0.65, fat=0.80, lesion=0.80),  # proton density
+)
+
+
+def draw_mr(dice: Dice, size: int, findings: F32) -> F32:
+    """Axial slice of a head: a random weighting, coil shading and Rician noise.
+
+    findings: (n, 2) ventricle size 0..1; load of white-matter lesions 0..1.
+    """
+    ventricle, load = findings.T
+    head = Anatomy(dice, size, zoom=(0.78, 1.05), shift=0.1, tilt=0.3, wobble=0.05)
+    kind = (dice.uniform() * len(CONTRASTS)).astype(np.intp)
+
+    def signal(tissue: str) -> F32:
+        typical = np.asarray([getattr(contrast, tissue) for contrast in CONTRASTS], np.float32)
+        return typical[kind] * dice.uniform(0.85, 1.1)
+
+    narrow, fluid, grey = dice.uniform(0.66, 0.8), signal("fluid"), signal("grey")
+    picture = head.blank(0.02)
+    paint(picture, head.ellipse(0, 0, narrow + 0.1, 0.95), signal("fat"))
+    paint(picture, head.ellipse(0, 0, narrow + 0.05, 0.9), 0.06)
+    atrophy = dice.uniform(0.0, 0.06)
+    paint(picture, head.ellipse(0, 0, narrow, 0.85), fluid)
+    paint(picture, head.ellipse(0, 0, narrow - atrophy, 0.85 - atrophy), grey)
+    _mr_white(dice, head, picture, narrow, signal("white"))
+    _mr_lesions(dice, head, picture, load, signal("lesion"))
+    _mr_ventricles(dice, head, picture, ventricle, fluid, grey)
+    shading = 1 + dice.smooth(size, 2) * over_image(dice.uniform(0.05, 0.25))
+    sigma = over_image(dice.uniform(0.03, 0.12))
+    real, imaginary = picture * shading + sigma * dice.normal(size, size), sigma * dice.normal(size, size)
+    return ramp(np.sqrt(real * real + imaginary * imaginary) * over_image(dice.uniform(0.75, 1.05)))
+
+
+def _mr_white(dice: Dice, head: Anatomy, picture: F32, narrow: F32, white: F32) -> None:
+    """Two hemispheres; the folds of the cortex are noise on their outline."""
+    folds = Anatomy.__new__(Anatomy)
+    folds.__dict__.update(head.__dict__, wobble=dice.smooth(head.size, 9) * np.float32(0.22))
+    for side in (-1.0, 1.0):
+        paint(picture, folds.ellipse(side * narrow * 0.46, 0, narrow * 0.4, 0.68), white)
+
+
+def _mr_lesions(dice: Dice, head: Anatomy, picture: F32, load: F32, signal: F32) -> None:
+    for number in range(5):
+        there = np.clip(load * 5 - number, 0, 1)
+        x, y = dice.sign() * dice.uniform(0.2, 0.45), dice.uniform(-0.5, 0.5)
+        radius = dice.uniform(0.04, 0.09) * np.sqrt(there)
+        paint(picture, head.ellipse(x, y, radius, radius * dice.uniform(0.7, 1.5)), signal)
+
+
+def _mr_ventricles(dice: Dice, head: Anatomy, picture: F32, wide: F32, fluid: F32, grey: F32) -> None:
+    height = dice.uniform(0.8, 1.2)
+    for side in (-1.0, 1.0):
+        paint(picture, head.ellipse(side * 0.24, 0.08, 0.1, 0.17, side * 0.5), grey)
+        rx = 0.045 + 0.11 * wide
+        paint(picture, head.ellipse(side * (0.05 + rx), -0.16, rx, 0.24 * height, side * -0.2), fluid)
+        paint(picture, head.ellipse(side * (0.1 + rx), 0.3, rx * 0.9, 0.16 * height, side * 0.5), fluid)
+
+
+def draw_xray(dice: Dice, size: int, findings: F32) -> F32:
+    """Frontal chest film: tissue thickness along the beam, Beer-Lambert attenuation, quantum noise.
+
+    findings: (n, 3) of 0..1: cardiomegaly, nodule, pleural effusion.
+    """
+    enlarged, nodule, effusion = findings.T
+    chest = Anatomy(dice, size, zoom=(0.85, 1.1), shift=0.1, tilt=0.08, wobble=0.04)
+    tissue = chest.ellipse(0, 0.25, 0.98, 1.3, edge=3) * over_image(dice.uniform(0.75, 1.1))
+    paint(tissue, chest.ellipse(0, -1.0, 0.3, 0.5, edge=2), 0.8)
+    _xray_lungs(dice, chest, tissue, effusion)
+    heart = dice.uniform(0.26, 0.35) + 0.11 * enlarged
+    x = dice.uniform(0.08, 0.18)
+    tissue += chest.ellipse(x, 0.34, heart, heart * dice.uniform(0.75, 0.95), 0.5, edge=1.5) * np.float32(0.55)
+    tissue += chest.ellipse(0, 0, 0.12, 1.4, edge=2) * over_image(dice.uniform(0.3, 0.6))
+    radius = dice.uniform(0.05, 0.1)
+    x, y = dice.sign() * dice.uniform(0.28, 0.6), dice.uniform(-0.5, 0.3)
+    tissue += chest.ellipse(x, y, radius, radius) * over_image(nodule * dice.uniform(0.25, 0.45))
+    tissue += _xray_ribs(dice, chest)
+    photons = attenuate(tissue * np.float32(1.5))
+    photons += np.sqrt(photons) * dice.normal(size, size) * over_image(dice.uniform(0.015, 0.05))
+    black = dice.uniform(0.7, 0.95)
+    return ramp(1 - photons / over_image(black)) * over_image(dice.uniform(0.85, 1.1))
+
+
+def _xray_lungs(dice: Dice, chest: Anatomy, tissue: F32, effusion: F32) -> None:
+    """Air takes tissue away; an effusion fills one lung from below, higher at the chest wall."""
+    sick = dice.sign()
+    fluid_level = dice.uniform(0.28, 0.5)
+    air = dice.uniform(0.45, 0.6)
+    base = dice.uniform(0.5, 0.72)
+    for side in (-1.0, 1.0):
+        lung = chest.ellipse(side * 0.44, -0.1, dice.uniform(0.3, 0.37), 0.78, side * -0.12, edge=1.5)
+        lung *= 1 - chest.ellipse(side * 0.42, base + 0.5 + dice.uniform(-0.05, 0.05), 0.55, 0.5, edge=1.5)
+        wet = over_image(effusion * (sick == side))
+        lung *= 1 - wet * chest.ellipse(side * 0.75, fluid_level + 0.45, 0.6, 0.5, side * -0.5, edge=2)
+        tissue -= lung * over_image(air)
+
+
+def _xray_ribs(dice: Dice, chest: Anatomy) -> F32:
+    """Arches that fall towards the sides, as a wave of (y - curvature x^2), and only where the chest is."""
+    dx, dy = chest.offsets(0.0, -0.1)
+    wave = dy * over_image(dice.uniform(2.6, 3.6)) - dx * dx * over_image(dice.uniform(1.0, 2.4))
+    wave += over_image(dice.uniform())
+    wave -= np.floor(wave)
+    wave *= 1 - wave
+    wave *= over_image(dice.uniform(0.3, 0.9))
+    return wave * chest.ellipse(0, -0.05, 0.85, 0.85, edge=3)
+
+
+def draw_ultrasound(dice: Dice, size: int, findings: F32) -> F32:
+    """Sector scan of layered tissue with one mass: fully developed speckle, attenuation, log-like compression.
+
+    findings: (n, 3) a mass is there; it is a cyst; how spiculated the margin of a solid mass is. All 0..1.
+    """
+    there, cyst, spiculated = findings.T
+    probe = Anatomy(dice, size, zoom=(0.95, 1.1), shift=0.05, tilt=0.05, wobble=0.0)
+    dx, dy = probe.offsets(0.0, -dice.uniform(1.2, 1.9))
+    depth = np.sqrt(dx * dx + dy * dy)
+    echo = 0.5 + np.float32(0.16) * dice.smooth(size, 5) + np.float32(0.1) * dice.smooth(size, 2)
+    layer = (depth - over_image(dice.uniform(0.4, 1.0))) * over_image(dice.uniform(1.5, 3.0))
+    layer -= np.floor(layer)
+    echo += ((layer < 0.25) & (dy < over_image(dice.uniform(1.0, 1.9)))) * over_image(dice.uniform(0.1, 0.5))
+    echo *= _ultrasound_mass(dice, probe, there, cyst, spiculated)
+    echo *= over_image(dice.uniform(1.0, 1.6)) - depth * over_image(dice.uniform(0.1, 0.4))
+    in_phase, quadrature = _speckle(dice, size), _speckle(dice, size)
+    echo *= np.sqrt(in_phase * in_phase + quadrature * quadrature)
+    echo = np.maximum(echo, 0)
+    compression = over_image(dice.uniform(0.3, 0.8))
+    sector = ramp((over_image(dice.uniform(0.45, 0.8)) - np.abs(dx / dy)) * np.float32(size / 2))
+    return ramp(echo / (echo + compression) * over_image(dice.uniform(0.8, 1.15))) * sector
+
+
+def _speckle(dice: Dice, size: int) -> F32:
+    """Normal numbers with the lateral blur of the beam, variance 1: 1-2-1 weights keep 6/16 of it."""
+    grain = dice.normal(size, size + 2)
+    return (grain[:, :, :-2] + grain[:, :, 2:] + 2 * grain[:, :, 1:-1]) * np.float32(6**-0.5)
+
+
+def _ultrasound_mass(dice: Dice, probe: Anatomy, there: F32, cyst: F32, spiculated: F32) -> F32:
+    """Factor on the echo: dark inside the mass, and a shadow or an enhancement behind it."""
+    radius = dice.uniform(0.2, 0.36)
+    x, y = dice.uniform(-0.35, 0.35), dice.uniform(-0.2, 0.35)
+    dx, dy = probe.offsets(x, y)
+    flat = dice.uniform(0.65, 1.05) + 0.15 * spiculated
+    dx, dy = dx / over_image(radius), dy / over_image(radius * flat)
+    square = dx * dx + dy * dy
+    cos2 = (dx * dx - dy * dy) / (square + np.float32(1e-6))
+    sin2 = 2 * dx * dy / (square + np.float32(1e-6))
+    turn_cos, turn_sin = _cos_sin(dice.uniform(0, math.tau))
+    cos2 = cos2 * over_image(turn_cos) - sin2 * over_image(turn_sin)
+    spikes = cos2 * (4 * cos2 * cos2 - 3)
+    outline = 1 + over_image(spiculated * dice.uniform(0.4, 0.8)) * spikes
+    inside = ramp((outline - square) * over_image(radius * np.float32(probe.size / 4)) + np.float32(0.5))
+    dark = np.where(cyst > 0.5, dice.uniform(0.03, 0.2), dice.uniform(0.2, 0.6))
+    behind = ramp(1.2 - np.abs(dx)) * ramp(dy * 2 - 1)
+    after = np.where(cyst > 0.5, dice.uniform(0.1, 0.7), dice.uniform(-0.4, 0.2) - 0.15 * spiculated)
+    factor = 1 - inside * over_image(there * (1 - dark))
+    return factor * (1 + behind * (1 - inside) * over_image(there * after))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leukocyte:
+    """Typical looks of one kind of white blood cell; radii in units of the image and of the cell."""
+
+    radius: float
+    nucleus: float
+    lobes: float
+    """Distance of the nucleus's three lobes from its centre, in its radii."""
+    squeeze: float
+    """Height / width of the nucleus."""
+    granules: float
+    """Stain of the granules in the cytoplasm."""
+
+
+LEUKOCYTES = (
+    Leukocyte(radius=0.34, nucleus=0.84, lobes=0.0, squeeze=0.95, granules=0.00),  # lymphocyte
+    Leukocyte(radius=0.44, nucleus=0.66, lobes=0.25, squeeze=0.70, granules=0.05),  # monocyte
+    Leukocyte(radius=0.40, nucleus=0.60, lobes=0.70, squeeze=0.90, granules=0.10),  # neutrophil
+    Leukocyte(radius=0.40, nucleus=0.60, lobes=0.60, squeeze=0.70, granules=0.45),  # eosinophil
+    Leukocyte(radius=0.30, nucleus=0.52, lobes=0.0, squeeze=0.95, granules=0.00),  # erythroblast
+)
+
+
+def draw_microscopy(dice: Dice, size: int, findings: F32) -> F32:
+    """(n, 3, size, size): blood smear with one white cell, stained with eosin and a blue dye, a little out of focus.
+
+    findings: (n, 1) kind of the white cell, a row of `LEUKOCYTES`.
+    """
+    slide = Anatomy(dice, size, zoom=(0.7, 1.15), shift=0.25, tilt=math.pi, wobble=0.08)
+    eosin, blue = slide.blank(), slide.blank()
+    _red_cells(dice, slide, eosin)
+    _white_cell(dice, slide, eosin, blue, findings[:, 0].astype(np.intp))
+    eosin, blue = blur(eosin, 1), blur(blue, 1)
+    light = dice.uniform(0.75, 1.0)
+    shading = over_image(light) + np.float32(0.04) * dice.smooth(size, 2)
+    strength = over_image(dice.uniform(0.6, 1.2))
+    grain = np.float32(0.03) * dice.normal(size, size)
+    # Optical densities of eosin and of the azure dye in red, green and blue light: guesses that look right.
+    densities = ((0.15, 1.4), (0.75, 1.3), (0.45, 0.45))
+    channels = [shading * attenuate(strength * (e * eosin + b * blue)) + grain for e, b in densities]
+    return ramp(np.stack(channels, axis=1))
+
+
+def _red_cells(dice: Dice, slide: Anatomy, eosin: F32) -> None:
+    """Discs with a pale centre, at random places of a jittered grid."""
+    radius, pale = dice.uniform(0.2, 0.27), dice.uniform(0.1, 0.7)
+    density = dice.uniform(0.3, 1.0)
+    for number in range(12):
+        row, column = divmod(number, 4)
+        x, y = column * 0.66 - 1.0 + dice.uniform(-0.25, 0.25), row * 0.75 - 0.75 + dice.uniform(-0.25, 0.25)
+        there = np.sqrt(np.clip((density - dice.uniform()) * 1e6, 0, 1)) * radius
+        squeeze = there * dice.uniform(0.8, 1.0)
+        paint(eosin, slide.ellipse(x, y, there, squeeze), 0.7)
+        paint(eosin, slide.ellipse(x, y, there * 0.5, squeeze * 0.5, edge=2), 0.7 * (1 - pale))
+
+
+def _white_cell(dice: Dice, slide: Anatomy, eosin: F32, blue: F32, kind: NDArray[np.intp]) -> None:
+    def typical(trait: str) -> F32:
+        return np.asarray([getattr(row, trait) for row in LEUKOCYTES], np.float32)[kind]
+
+    radius = typical("radius") * dice.uniform(0.85, 1.2)
+    cell = slide.ellipse(0, 0, radius, radius * dice.uniform(0.85, 1.0))
+    paint(eosin, cell, 0.15)
+    paint(blue, cell, dice.uniform(0.12, 0.35))
+    granules = np.abs(blur(dice.normal(slide.size, slide.size), 1)) * np.float32(3)
+    eosin += cell * granules * over_image(typical("granules") * dice.uniform(0.5, 1.5))
+    nucleus = radius * typical("nucleus") * dice.uniform(0.85, 1.12)
+    spread = nucleus * typical("lobes") * dice.uniform(0.7, 1.2)
+    lobe = (nucleus**2 - spread**2 * np.float32(0.4)) ** np.float32(0.5)
+    stain, x0 = dice.uniform(0.7, 1.1), dice.uniform(-0.1, 0.1) * radius
+    start = dice.uniform(0, math.tau)
+    for number in range(3):
+        cos, sin = _cos_sin(start + number * dice.uniform(1.7, 2.2))
+        paint(blue, slide.ellipse(x0 + spread * cos, spread * sin, lobe, lobe * typical("squeeze"), start), stain)
