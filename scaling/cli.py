@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from scaling.driver import Driver, Tracking
     from scaling.plan import Plan
 
 DONE, BAD_INPUT, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
@@ -97,7 +98,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scaling.driver import only_driver
+    from scaling.driver import Driver, only_driver
+    from scaling.live import View
     from scaling.tables import plan_summary
 
     console, started = _console(), time.monotonic()
@@ -108,45 +110,55 @@ def _run(options: argparse.Namespace) -> int:
     with only_driver(plan.root):
         plan.save()
         todo = [run for run in plan.runs if not run.done]
-        failed = _carry_out(plan, options, console) if todo else 0
-    if todo:
-        console.print(_closing(len(todo), failed, time.monotonic() - started, options.sweep), soft_wrap=True)
-    else:
-        console.print("nothing to do: every run of this sweep is done")
-    page = out / "report.html"
-    if not todo and page.exists():
-        console.print(f"report: {page}", soft_wrap=True)
-    elif not options.no_report:
-        _write_report(plan, out, console)
-    return SOME_FAILED if failed else DONE
+        mirrored = options.tracking == "none" or all(run.mirrored(plan.tracking_uri) for run in plan.runs)
+        driver = Driver(plan, _tracker_of(plan, options.tracking), View(console))
+        if todo:
+            _carry_out(driver, options)
+            console.print(
+                _closing(len(todo), len(driver.tally.failed), time.monotonic() - started, options.sweep), soft_wrap=True
+            )
+        else:
+            console.print("nothing to do: every run of this sweep is done")
+        page = out / "report.html"
+        if (todo or not page.exists()) and not options.no_report:
+            _write_report(plan, out, console)
+        elif page.exists():
+            console.print(f"report: {page}", soft_wrap=True)
+        if todo or not mirrored:
+            driver.finish_sweep(None if options.no_report else out)
+    return SOME_FAILED if driver.tally.failed else DONE
 
 
-def _carry_out(plan: Plan, options: argparse.Namespace, console: Console) -> int:
-    """Number of failed runs."""
-    from scaling.catalog import LAUNCHERS
-    from scaling.driver import Driver, NoTracking, Tracking
-    from scaling.launch.launcher import LaunchOptions
-    from scaling.live import View
+def _tracker_of(plan: Plan, name: str) -> Callable[[], Tracking]:
+    """What opens the tracker; MLflow is imported no earlier."""
 
     def open_tracker() -> Tracking:
-        if options.tracking == "none":
+        if name == "none":
             return NoTracking()
         from scaling.tracking import Tracker
 
         return Tracker(plan)
 
-    resources = plan.sweep.resources
+    from scaling.driver import NoTracking
+
+    return open_tracker
+
+
+def _carry_out(driver: Driver, options: argparse.Namespace) -> None:
+    from scaling.catalog import LAUNCHERS
+    from scaling.launch.launcher import LaunchOptions
+
+    resources = driver.plan.sweep.resources
     launch = LaunchOptions(
         cpus=resources.cpus,
         gpus=None if resources.gpus == "auto" else resources.gpus,
-        n_runs=sum(not run.done for run in plan.runs),
+        n_runs=len(driver.waiting),
         address=options.address,
     )
-    with View(console) as view:
+    with driver.view:
         launcher = LAUNCHERS[options.launcher].load()(launch)
-        driver = Driver(plan, launcher, open_tracker, view)
         launcher.on_step = driver.refresh
-        return len(driver.carry_out().failed)
+        driver.carry_out(launcher)
 
 
 def _closing(n_runs: int, failed: int, seconds: float, sweep: Path) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
 
 from scaling.catalog import ALGORITHMS
 from scaling.grid import RunSpec
@@ -53,23 +56,20 @@ class Measured:
 def estimate_seconds(model: str, algorithm: str, train_flops: float, measured: Sequence[Measured]) -> float | None:
     """Seconds a run will take, by the nearest kind of finished runs: same model and algorithm, same algorithm, any.
 
-    None while nothing was measured. Between models it scales by FLOPs, which flatters the small ones.
+    None while nothing was measured. The same kind scales by FLOPs; others by a line, overhead + rate x FLOPs, on which
+    the baselines show the overhead. Small models run at a lower rate, so what only they foretell is overestimated.
     """
-    trained = [m for m in measured if m.train_flops > 0 and m.seconds > 0]
     if train_flops == 0:
-        return _mean(m.seconds for m in measured if m.train_flops == 0)
-    kinds = (
-        [m for m in trained if (m.model, m.algorithm) == (model, algorithm)],
-        [m for m in trained if m.algorithm == algorithm],
-        trained,
-    )
-    nearest = next((kind for kind in kinds if kind), None)
-    if nearest is None:
+        untrained = [m.seconds for m in measured if m.train_flops == 0]
+        return sum(untrained) / len(untrained) if untrained else None
+    trained = [m for m in measured if m.train_flops > 0]
+    same = [m for m in trained if (m.model, m.algorithm) == (model, algorithm)]
+    if same:
+        return train_flops * sum(m.seconds / m.train_flops for m in same) / len(same)
+    near = [m for m in trained if m.algorithm == algorithm] or trained
+    if not near:
         return None
-    rate = _mean(m.seconds / m.train_flops for m in nearest)
-    return None if rate is None else rate * train_flops
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    listed = list(values)
-    return sum(listed) / len(listed) if listed else None
+    evidence = near + [m for m in measured if m.train_flops == 0]
+    columns = np.array([[1.0, m.train_flops / train_flops] for m in evidence])
+    overhead, scaled = nnls(columns, np.array([m.seconds for m in evidence]))[0]
+    return float(overhead + scaled)

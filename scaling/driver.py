@@ -36,6 +36,8 @@ class Tracking(Protocol):
 
     def finish(self, run: PlannedRun, status: str) -> None: ...
 
+    def finish_sweep(self, report: Path | None, *, complete: bool) -> None: ...
+
 
 class NoTracking:
     """The run directories alone."""
@@ -48,6 +50,9 @@ class NoTracking:
 
     def finish(self, run: PlannedRun, status: str) -> None:
         """Nowhere to close a run."""
+
+    def finish_sweep(self, report: Path | None, *, complete: bool) -> None:
+        """Nowhere to put a report."""
 
 
 @contextmanager
@@ -87,8 +92,8 @@ class _Active:
 class Driver:
     """One call of `scaling run`. A run that fails is reported and does not stop the others."""
 
-    def __init__(self, plan: Plan, launcher: Launcher, open_tracker: Callable[[], Tracking], view: View) -> None:
-        self.plan, self.launcher, self.view = plan, launcher, view
+    def __init__(self, plan: Plan, open_tracker: Callable[[], Tracking], view: View) -> None:
+        self.plan, self.view = plan, view
         self._open_tracker = open_tracker
         self.tracker: Tracking | None = None
         unique = {run.dir.run: run for run in plan.runs}
@@ -99,29 +104,30 @@ class Driver:
         self.tally = Tally()
         self.measured: list[Measured] = plan.measured()
         self._synced = 0.0
+        self._slots = 1
 
-    def carry_out(self) -> Tally:
-        slots = self.launcher.slots()
+    def carry_out(self, launcher: Launcher) -> Tally:
+        """Does what is missing, on a launcher that is closed at the end, however that comes."""
+        self._slots = launcher.slots()
         try:
             while self.waiting or self.running:
-                while self.waiting and len(self.running) < slots:
-                    self._start(self.waiting.pop(0))
+                while self.waiting and len(self.running) < self._slots:
+                    self._start(self.waiting.pop(0), launcher)
                 self._mirror_running()
                 self.refresh()
-                for ended in self.launcher.wait(TICK_SECONDS):
+                for ended in launcher.wait(TICK_SECONDS):
                     self._settle(ended)
-            self._mirror_running()
         finally:
-            self.launcher.close()
+            launcher.close()
         self.refresh()
         return self.tally
 
-    def _start(self, run: PlannedRun) -> None:
+    def _start(self, run: PlannedRun, launcher: Launcher) -> None:
         token = uuid4().hex
         write_whole(run.dir.path / "job.json", self.plan.job(run).model_dump_json(indent=1))
         run.dir.lease(token)
         self.running[run.dir.path] = _Active(run=run, started=time.monotonic())
-        self.launcher.submit(run.dir.path, token)
+        launcher.submit(run.dir.path, token)
 
     def _settle(self, ended: Ended) -> None:
         active = self.running.pop(ended.path)
@@ -132,12 +138,12 @@ class Driver:
         if run.done and record is not None:
             self.tally.done.append(run)
             self.measured.append(run.measured(seconds))
-            self._mirror(lambda tracker: tracker.finish(run, record.status))
+            self._mirror(run, lambda tracker, run: tracker.finish(run, record.status))
             if record.status == "diverged":
                 self.view.say(f"diverged {run.point} after {record.images_seen:,} images: {record.reason}")
         else:
             self.tally.failed.append(run)
-            self._mirror(lambda tracker: tracker.finish(run, "failed"))
+            self._mirror(run, lambda tracker, run: tracker.finish(run, "failed"))
             self.view.say(describe_failure(run))
 
     def _mirror_running(self) -> None:
@@ -146,20 +152,28 @@ class Driver:
         for active in self.running.values():
             if not active.mirrored:
                 active.mirrored = True
-                self._mirror(lambda tracker, run=active.run: tracker.start(run))
+                self._mirror(active.run, lambda tracker, run: tracker.start(run))
             elif due:
-                self._mirror(lambda tracker, run=active.run: tracker.sync(run))
+                self._mirror(active.run, lambda tracker, run: tracker.sync(run))
         if due:
             self._synced = time.monotonic()
 
-    def _mirror(self, do: Callable[[Tracking], None]) -> None:
+    def finish_sweep(self, report: Path | None) -> None:
+        """Closes the sweep in the tracker, with its report; also where no run had to be started."""
+        self._try(lambda tracker: tracker.finish_sweep(report, complete=not self.tally.failed))
+
+    def _mirror(self, run: PlannedRun, do: Callable[[Tracking, PlannedRun], None]) -> None:
+        self._try(lambda tracker: do(tracker, run))
+
+    def _try(self, do: Callable[[Tracking], None]) -> None:
         """A tracker that is down costs no run: the next `scaling run` sends what it missed."""
         try:
             if self.tracker is None:  # opened while the first runs are under way: a new database takes seconds
-                self.tracker = self._open_tracker()
-                for run in self.finished_before:
-                    record = run.dir.record()
-                    self.tracker.finish(run, record.status if record else "failed")
+                tracker = self._open_tracker()
+                for before in self.finished_before:
+                    record = before.dir.record()
+                    tracker.finish(before, record.status if record else "failed")
+                self.tracker = tracker
             do(self.tracker)
         except Exception as error:  # whatever store is behind MLflow, its errors are many
             self.view.say(f"tracking: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
@@ -192,7 +206,7 @@ class Driver:
         known = [estimate for estimate in estimates if estimate is not None]
         if len(known) < len(estimates):
             return None
-        slots = max(1, min(self.launcher.slots(), len(estimates)))
+        slots = max(1, min(self._slots, len(estimates)))
         return max([sum(known) / slots, *known], default=0.0)
 
 

@@ -1,4 +1,4 @@
-"""What a YAML may say about an algorithm, a source or a probe: one frozen, strict class each, defaults with their source.
+"""What a YAML may say about an algorithm, a source or a probe: one frozen, strict class each, defaults with sources.
 
 Row 1. Kept away from the code that uses them, because reading a sweep must not import torch.
 """
@@ -38,7 +38,8 @@ class LearningRate(Options):
 
     def resolve(self, batch_size: int) -> float:
         ratio = batch_size / self.ref_batch
-        return self.base * {"linear": ratio, "sqrt": ratio**0.5, "constant": 1.0}[self.rule]
+        factor: dict[str, float] = {"linear": ratio, "sqrt": ratio**0.5, "constant": 1.0}
+        return self.base * factor[self.rule]
 
 
 class Recipe(Options):

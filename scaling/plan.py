@@ -67,6 +67,11 @@ class PlannedRun:
         point, flops = self.point, self.cost.train_flops
         return Measured(model=point.model, algorithm=point.algorithm, train_flops=flops, seconds=seconds)
 
+    def mirrored(self, uri: str) -> bool:
+        """Whether the MLflow store has all that the finished run has."""
+        state = (read_json(self.dir.path / "mlflow.json") or {}).get(uri)
+        return state is not None and state["status"] == "FINISHED" and set(self.tasks) <= set(state["probes"])
+
     @property
     def done(self) -> bool:
         return self.trained and not self.missing_probes()
@@ -100,6 +105,11 @@ class Plan:
     def path(self) -> Path:
         """Where the plan is kept, so that status and reports need neither the YAML nor the data."""
         return plan_path(self.root, self.sweep.name)
+
+    @property
+    def tracking_uri(self) -> str:
+        """Of the MLflow store: the YAML's, or a SQLite file beside the runs."""
+        return self.sweep.tracking.uri or f"sqlite:///{(self.root / 'mlflow.db').resolve()}"
 
     def save(self) -> None:
         runs = [
@@ -179,10 +189,16 @@ def open_source(sweep: Sweep, document: Document, *, data_root: str | None = Non
         data = sweep.data.model_copy(update={"root": str(Path(root).expanduser().resolve())})
         sweep = sweep.model_copy(update={"data": data})
     try:
-        source: Source = SOURCES[sweep.data.source].load()(sweep.data)  # type: ignore[attr-defined]
+        source = source_of(sweep.data)
     except SpecError as error:
         raise SpecError(_placed(document, problem) for problem in error.problems) from None
     return sweep, source
+
+
+def source_of(data: DataOptions) -> Source:
+    """Raises SpecError when the source cannot be opened."""
+    source: Source = SOURCES[data.source].load()(data)  # type: ignore[attr-defined]
+    return source
 
 
 def _placed(document: Document, problem: Problem) -> Problem:
@@ -229,7 +245,7 @@ def make_plan(sweep: Sweep, document: Document, source: Source) -> Plan:
 
 
 def probe_fingerprint(run: str, task: TaskInfo, sweep: Sweep) -> str:
-    """Of one task's read-outs: changes with the run, the task's data and the probes' settings, and with nothing else."""
+    """Of one task's read-outs: changes with the run, the task's data and the probes' settings, with nothing else."""
     settings = sweep.probe.model_dump(mode="json", exclude={"tasks"})
     return fingerprint({"schema": PROBE_SCHEMA, "run": run, "task": task.identity, "name": task.name, **settings})
 

@@ -14,12 +14,12 @@ import pandas as pd
 
 from analysis import report as analysis_report
 from analysis.features import compute
-from scaling.catalog import SOURCES
 from scaling.data.cache import cached_task
-from scaling.data.source import Source, TaskInfo
-from scaling.plan import Plan, PlannedRun
+from scaling.data.contact_sheet import contact_sheet, sample
+from scaling.data.source import TaskInfo
+from scaling.plan import Plan, PlannedRun, source_of
 from scaling.records import COLUMNS, ProbeResult, RunRecord
-from scaling.rundir import read_json, write_json
+from scaling.rundir import read_json, write_json, write_whole
 
 VERSIONS = ("numpy", "scipy", "torch", "timm", "scikit-learn", "ray", "mlflow")
 
@@ -64,12 +64,7 @@ def _task_row(plan: Plan, info: TaskInfo) -> dict[str, Any]:
     kept = plan.root / "cache" / f"features-{info.name}-{info.identity}.json"
     row = read_json(kept)
     if row is None:
-
-        def open_source() -> Source:
-            source: Source = SOURCES[plan.sweep.data.source].load()(plan.sweep.data)  # type: ignore[attr-defined]
-            return source
-
-        task = cached_task(plan.root / "cache", info, open_source)
+        task = cached_task(plan.root / "cache", info, lambda: source_of(plan.sweep.data))
         sizes = {f"n_{split}": len(getattr(task, split).labels) for split in ("train", "val", "test")}
         features = compute(
             task.train.images, task.train.labels, n_samples=sum(sizes.values()), n_classes=info.n_classes
@@ -124,8 +119,8 @@ def write(plan: Plan, out: Path) -> Path:
     """The report's HTML file; beside it Markdown, tables and figures."""
     gallery = out / "gallery.png" if plan.synthetic else None
     if gallery is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        gallery.write_bytes(_gallery(plan))
+        footer = "All images are synthetic: drawn by rule, none is a patient."
+        write_whole(gallery, contact_sheet(sample(source_of(plan.sweep.data)), footer))
     return analysis_report.write(
         observations(plan),
         task_table(plan),

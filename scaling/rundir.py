@@ -100,7 +100,8 @@ class RunDir:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
             for line in reversed(file.read().splitlines()):
                 with suppress(json.JSONDecodeError):
-                    return json.loads(line)
+                    last: dict[str, Any] = json.loads(line)
+                    return last
         return None
 
     def keep_metrics_until(self, step: int) -> None:

@@ -20,7 +20,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by mlflow when
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from scaling.plan import Plan, PlannedRun
@@ -32,10 +31,6 @@ METRICS_PER_BATCH = 1000
 STATUS = {"done": "FINISHED", "diverged": "FINISHED", "failed": "FAILED"}
 
 
-def default_uri(root: Path) -> str:
-    return f"sqlite:///{(root / 'mlflow.db').resolve()}"
-
-
 class Tracker:
     """Raises MlflowException or OSError when the store cannot be reached; runs do not depend on it."""
 
@@ -43,7 +38,7 @@ class Tracker:
         for noisy in ("alembic", "mlflow.store.db"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         tracking = plan.sweep.tracking
-        self.uri = tracking.uri or default_uri(plan.root)
+        self.uri = plan.tracking_uri
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self.client = MlflowClient(self.uri)
@@ -80,6 +75,12 @@ class Tracker:
         self.client.log_text(run_id, self.plan.document.text, "sweep.yaml")
         return run_id
 
+    def finish_sweep(self, report: Path | None, *, complete: bool) -> None:
+        """Closes the sweep's run, with the files of `report` as artifacts."""
+        if report is not None:
+            self.client.log_artifacts(self.parent, str(report), "report")
+        self.client.set_terminated(self.parent, "FINISHED" if complete else "FAILED")
+
     # --- one run ----------------------------------------------------------------------------------------------
 
     def start(self, run: PlannedRun) -> None:
@@ -109,11 +110,6 @@ class Tracker:
         self.client.set_tag(state["run_id"], "scaling.status", status)
         self.client.set_terminated(state["run_id"], STATUS[status])
         self._remember(run, {**state, "probes": [*state["probes"], *fresh], "status": STATUS[status]})
-
-    def finish_sweep(self, report: Path | None, *, complete: bool) -> None:
-        if report is not None:
-            self.client.log_artifacts(self.parent, str(report), "report")
-        self.client.set_terminated(self.parent, "FINISHED" if complete else "FAILED")
 
     def _state(self, run: PlannedRun) -> dict[str, Any]:
         """What MLflow has of the run; creates its MLflow run at the first call."""
@@ -176,6 +172,3 @@ def _read_outs(results: Iterable[ProbeResult]) -> Iterator[Metric]:
             value = getattr(result, key)
             if value is not None:
                 yield Metric(f"probe/{result.task}/{result.probe}/{key}", value, _now(), 0)
-
-
-__all__ = ["MlflowException", "Tracker", "default_uri"]

@@ -86,14 +86,69 @@ def batches(n_images: int, batch_size: int, seed: int, start: int) -> Iterator[T
         yield torch.cat(parts)
 
 
-class Progress:
-    """What survives a restart beside weights and optimiser."""
+class Training:
+    """A run under way: what a step changes, so that all of it can be kept and taken up again."""
 
-    def __init__(self) -> None:
-        self.step = 0
+    def __init__(
+        self, spec: RunSpec, recipe: Recipe, module: nn.Module, images: Images, device: torch.device, precision: str
+    ) -> None:
+        self.spec, self.recipe, self.module, self.device, self.precision = spec, recipe, module, device, precision
+        self.peak_lr = recipe.lr.resolve(spec.batch_size)
+        self.optimizer = adamw(module, recipe, lr=self.peak_lr, device=device)
+        self.trained = [p for p in module.parameters() if p.requires_grad]
+        self.resident = torch.from_numpy(images).to(device)
+        self.generator = torch.Generator(device=device)
+        self.n_done = 0
+        """Steps."""
         self.seconds = 0.0
-        self.tail_sum = 0.0
+        self.lr = 0.0
+        self.loss = torch.zeros((), device=device)
+        self.terms: dict[str, Tensor] = {}
+        self.tail_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.tail_steps = 0
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.n_done, self.seconds = state["n_done"], state["seconds"]
+        self.tail_sum, self.tail_steps = state["tail_sum"].to(self.device), state["tail_steps"]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "n_done": self.n_done,
+            "seconds": self.seconds,
+            "tail_sum": self.tail_sum,
+            "tail_steps": self.tail_steps,
+            "precision": self.precision,
+        }
+
+    def step(self, indices: Tensor) -> None:
+        """One optimiser step on the images at `indices` (batch_size,); waits for no result of the device."""
+        algorithm, spec = cast(Algorithm, self.module), self.spec
+        share = self.n_done / spec.n_steps
+        self.lr = set_schedules(self.optimizer, self.recipe, (self.n_done + 1) / spec.n_steps, self.peak_lr)
+        seed = step_seed(spec.seed, self.n_done)
+        torch.manual_seed(seed)  # drop-path draws from the global generator
+        self.generator.manual_seed(seed)
+        batch = self.resident.index_select(0, indices.to(self.device))
+        with _autocast(self.device, self.precision):
+            loss, terms = algorithm.loss(batch, progress=share, generator=self.generator)
+        loss.backward()
+        clip(self.trained, self.recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        algorithm.after_step(share)
+        self.n_done += 1
+        self.loss, self.terms = loss.detach(), terms
+        if self.n_done > spec.n_steps * (1 - TAIL):
+            self.tail_sum += self.loss
+            self.tail_steps += 1
+
+    def tail_loss(self) -> float | None:
+        mean = self.tail_sum.item() / self.tail_steps if self.tail_steps else math.nan
+        return mean if math.isfinite(mean) else None
 
 
 def pretrain(
@@ -117,60 +172,35 @@ def pretrain(
     module = build(spec, device, precision)
     if not isinstance(spec.options, Recipe):
         return Trained(module=module, diverged=False, images_seen=0, seconds=0.0, train_loss=None, precision=precision)
-    recipe, progress = spec.options, Progress()
-    peak = recipe.lr.resolve(spec.batch_size)
-    optimizer = adamw(module, recipe, lr=peak, device=device)
+    training = Training(spec, spec.options, module, images, device, precision)
     if state:
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        vars(progress).update(state["progress"])
+        training.restore(state)
     guard()
-    run_dir.keep_metrics_until(progress.step)
-    resident = torch.from_numpy(images).to(device)
-    generator = torch.Generator(device=device)
-    every = max(1, spec.n_steps // LOGGED_STEPS)
-    saved_at = time.monotonic()
-    trained = [p for p in module.parameters() if p.requires_grad]
-    order = batches(len(images), spec.batch_size, spec.seed, progress.step)
-    diverged = False
-    while progress.step < spec.n_steps and not diverged:
-        started = time.monotonic()
-        share = progress.step / spec.n_steps
-        lr = set_schedules(optimizer, recipe, (progress.step + 1) / spec.n_steps, peak)
-        seed = step_seed(spec.seed, progress.step)
-        torch.manual_seed(seed)  # drop-path draws from the global generator
-        generator.manual_seed(seed)
-        batch = resident.index_select(0, next(order).to(device))
-        with _autocast(device, precision):
-            loss, terms = cast(Algorithm, module).loss(batch, progress=share, generator=generator)
-        loss.backward()
-        clip(trained, recipe.clip_grad)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        cast(Algorithm, module).after_step(share)
-        progress.step += 1
-        if progress.step > spec.n_steps * (1 - TAIL):
-            progress.tail_sum += loss.item()
-            progress.tail_steps += 1
-        progress.seconds += time.monotonic() - started
-        if progress.step % every == 0 or progress.step == spec.n_steps:
-            value = loss.item()
-            diverged = not math.isfinite(value)
+    run_dir.keep_metrics_until(training.n_done)
+    every, diverged = max(1, spec.n_steps // LOGGED_STEPS), False
+    order = batches(len(images), spec.batch_size, spec.seed, training.n_done)
+    before, started = training.seconds, time.monotonic()
+    saved_at = started
+    while training.n_done < spec.n_steps and not diverged:
+        training.step(next(order))
+        at_end = training.n_done == spec.n_steps
+        if training.n_done % every == 0 or at_end:
+            diverged = not math.isfinite(training.loss.item())
+            training.seconds = before + time.monotonic() - started
             guard()
-            _log(run_dir, progress, spec, value, lr, terms)
-            on_step(progress.step)
-        due = time.monotonic() - saved_at >= checkpoint_minutes * 60
-        if due and progress.step < spec.n_steps and not diverged:
+            _log(run_dir, training)
+            on_step(training.n_done)
+        if time.monotonic() - saved_at >= checkpoint_minutes * 60 and not at_end and not diverged:
             guard()
-            _save(run_dir, module, optimizer, progress, precision)
+            training.seconds = before + time.monotonic() - started
+            checkpoint.save(path, training.state())
             saved_at = time.monotonic()
-    tail = progress.tail_sum / progress.tail_steps if progress.tail_steps else None
     return Trained(
         module=module,
         diverged=diverged,
-        images_seen=progress.step * spec.batch_size,
-        seconds=progress.seconds,
-        train_loss=tail if tail is not None and math.isfinite(tail) else None,
+        images_seen=training.n_done * spec.batch_size,
+        seconds=training.seconds,
+        train_loss=training.tail_loss(),
         precision=precision,
     )
 
@@ -179,20 +209,14 @@ def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContex
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
-def _log(run_dir: RunDir, progress: Progress, spec: RunSpec, loss: float, lr: float, terms: dict[str, Tensor]) -> None:
-    values = {"loss": loss, **{name: term.item() for name, term in terms.items()}, "lr": lr}
+def _log(run_dir: RunDir, training: Training) -> None:
+    scalars = {"loss": training.loss.item(), **{name: term.item() for name, term in training.terms.items()}}
     line = {
-        "step": progress.step,
-        "images_seen": progress.step * spec.batch_size,
-        "seconds": round(progress.seconds, 3),
-        **{name: value for name, value in values.items() if math.isfinite(value)},
+        "step": training.n_done,
+        "images_seen": training.n_done * training.spec.batch_size,
+        "seconds": round(training.seconds, 3),
+        **{name: value for name, value in scalars.items() if math.isfinite(value)},
+        "lr": training.lr,
     }
     with open(run_dir.path / "metrics.jsonl", "a") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def _save(
-    run_dir: RunDir, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, precision: str
-) -> None:
-    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}
-    checkpoint.save(run_dir.path / "checkpoint.pt", {**state, "precision": precision})

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scaling import checkpoint
-from scaling.catalog import SOURCES
+from scaling.algorithms.algorithm import Algorithm
 from scaling.cost import cost_of
 from scaling.data.cache import cached, cached_task
 from scaling.data.mixture import select
 from scaling.data.source import Images, Source, Task, TaskInfo
 from scaling.data.views import normalise
 from scaling.errors import RunFailed
-from scaling.plan import Job
+from scaling.plan import Job, source_of
 from scaling.probes.evaluate import probe_task
 from scaling.records import RunRecord
 from scaling.rundir import LeaseLost, RunDir, write_json
@@ -46,7 +46,7 @@ class Data:
     @property
     def source(self) -> Source:
         if self._source is None:
-            self._source = SOURCES[self.job.data.source].load()(self.job.data)  # type: ignore[attr-defined]
+            self._source = source_of(self.job.data)
         return self._source
 
     def images(self) -> Images:
@@ -89,7 +89,7 @@ def execute(path: Path, token: str, on_step: Callable[[int], None] = lambda step
             guard=guard,
             on_step=on_step,
         )
-        module = trained.module.probed
+        module = probed(trained.module)
         record = _record(job, run_dir.run, trained, device)
         guard()
         checkpoint.save(path / "encoder.pt", module.state_dict())
@@ -103,9 +103,12 @@ def execute(path: Path, token: str, on_step: Callable[[int], None] = lambda step
     return record
 
 
+def probed(module: nn.Module) -> nn.Module:
+    return cast(Algorithm, module).probed
+
+
 def _finished_encoder(job: Job, path: Path, device: torch.device) -> nn.Module:
-    module = build(job.spec, device, resolve_precision(job.spec.precision, device)).probed
-    assert isinstance(module, nn.Module)
+    module = probed(build(job.spec, device, resolve_precision(job.spec.precision, device)))
     module.load_state_dict(checkpoint.load(path / "encoder.pt", device) or {})
     return module
 
@@ -149,12 +152,13 @@ def _probe(
     module.eval()
 
     def encode(images_u8: Tensor) -> Tensor:
-        tokens = module(normalise(images_u8))
+        tokens: Tensor = module(normalise(images_u8))
         cls, patches = tokens[:, 0], tokens[:, 1:]
         if patches.shape[1] == 0:
             return cls
         mean = patches.mean(dim=1)
-        return {"cls": cls, "mean": mean, "both": torch.cat([cls, mean], dim=1)}[job.probe.pool]
+        pooled: Tensor = {"cls": cls, "mean": mean, "both": torch.cat([cls, mean], dim=1)}[job.probe.pool]
+        return pooled
 
     for fingerprint, values in job.tasks.items():
         if run_dir.probes(fingerprint) is not None:

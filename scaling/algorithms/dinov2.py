@@ -66,6 +66,9 @@ class Head(nn.Module):
 
 
 class DINOv2(nn.Module):
+    dino_centre: Tensor
+    ibot_centre: Tensor
+
     def __init__(self, shape: Shape, options: DinoV2Options) -> None:
         super().__init__()
         self.options = options
@@ -73,7 +76,7 @@ class DINOv2(nn.Module):
         self.encoder = Encoder(shape, drop_path=options.drop_path)
         self.head = Head(shape.width, options.head_hidden, options.head_bottleneck, options.prototypes)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, shape.width))
-        self.teacher = copy.deepcopy(nn.ModuleDict({"encoder": Encoder(shape), "head": self.head}))
+        self.teacher: nn.ModuleDict = copy.deepcopy(nn.ModuleDict({"encoder": Encoder(shape), "head": self.head}))
         self.teacher["encoder"].load_state_dict(self.encoder.state_dict())
         self.teacher.requires_grad_(False)
         self.probed = self.teacher["encoder"]
@@ -197,7 +200,7 @@ def dino_loss(logits_G: Tensor, logits_L: Tensor | None, target_G: Tensor, tempe
 
 
 def koleo(cls_BD: Tensor) -> Tensor:
-    """Kozachenko-Leonenko entropy estimator: minus mean log distance to the nearest other (Sablayrolles et al. 2019)."""
+    """Kozachenko-Leonenko entropy: minus the mean log distance to the nearest other (Sablayrolles et al. 2019)."""
     with torch.autocast(cls_BD.device.type, enabled=False):
         unit = F.normalize(cls_BD, dim=-1, eps=1e-8)
         similarity = (unit @ unit.T).detach().fill_diagonal_(-1)

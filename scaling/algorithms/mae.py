@@ -36,51 +36,57 @@ def decoder_size(shape: Shape, options: MaeOptions) -> tuple[int, int, int]:
     return (512, 8, 16) if options.decoder == "paper" else (shape.width, 2, shape.heads)
 
 
+class Decoder(nn.Module):
+    """Class token and kept patches (B, 1 + K, D) -> values of the masked patches (B, M, P)."""
+
+    positions: Tensor
+
+    def __init__(self, shape: Shape, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(shape.width, width)
+        self.blocks = blocks(width, depth, heads)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.predict = nn.Linear(width, shape.patch_values)
+        self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.register_buffer("positions", position_table(int(shape.n_patches**0.5), width), persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens_BKD: Tensor, kept_BK: Tensor, masked_BM: Tensor) -> Tensor:
+        """Works in the order kept, masked; positions follow it, so nothing is shuffled back."""
+        encoded = self.embed(tokens_BKD)
+        b, m = masked_BM.shape
+        mask_tokens = self.mask_token.to(encoded.dtype).expand(b, m, -1)
+        positions_BNd = self.positions[:, 1:].expand(b, -1, -1)
+        positions = gather(positions_BNd, torch.cat([kept_BK, masked_BM], dim=1))
+        first = encoded[:, :1] + self.positions[:, :1]
+        patches = torch.cat([encoded[:, 1:], mask_tokens], dim=1) + positions
+        predicted: Tensor = self.predict(self.norm(self.blocks(torch.cat([first, patches], dim=1))[:, -m:]))
+        return predicted
+
+
 class MAE(nn.Module):
     def __init__(self, shape: Shape, options: MaeOptions) -> None:
         super().__init__()
         self.options = options
         self.shape = shape
         self.probed = self.encoder = Encoder(shape, drop_path=options.drop_path)
-        width, depth, heads = decoder_size(shape, options)
-        self.decoder = nn.ModuleDict(
-            {
-                "embed": nn.Linear(shape.width, width),
-                "blocks": blocks(width, depth, heads),
-                "norm": nn.LayerNorm(width, eps=1e-6),
-                "predict": nn.Linear(width, shape.patch_values),
-            }
-        )
-        self.decoder.register_parameter("mask_token", nn.Parameter(torch.randn(1, 1, width) * 0.02))
-        self.decoder.register_buffer("positions", position_table(int(shape.n_patches**0.5), width), persistent=False)
-        for module in self.decoder.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        self.decoder = Decoder(shape, *decoder_size(shape, options))
 
     def loss(self, images_BCHW: Tensor, *, progress: float, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error on masked patches, in units of each patch's own deviation if `norm_pixels`."""
         images = random_crop(normalise(images_BCHW), self.shape.image_size, self.options.crop_scale, generator)
         order_BN = uniform(generator, (len(images), self.shape.n_patches)).argsort(dim=1)
         kept = n_kept(self.shape, self.options)
-        predicted_BMP = self.predict(images, order_BN[:, :kept], order_BN[:, kept:])
+        tokens_BKD = self.encoder(images, kept_BK=order_BN[:, :kept])
+        predicted_BMP = self.decoder(tokens_BKD, order_BN[:, :kept], order_BN[:, kept:])
         target_BMP = gather(patchify(images, self.shape.patch_size), order_BN[:, kept:])
         if self.options.norm_pixels:
             variance, mean = torch.var_mean(target_BMP, dim=-1, keepdim=True)
             target_BMP = (target_BMP - mean) / (variance + 1e-6).sqrt()
         return (predicted_BMP.float() - target_BMP).square().mean(), {}
-
-    def predict(self, images_BCHW: Tensor, kept_BK: Tensor, masked_BM: Tensor) -> Tensor:
-        """(B, M, P). The decoder works in the order kept, masked; positions follow it, so nothing is shuffled back."""
-        encoded = self.decoder["embed"](self.encoder(images_BCHW, kept_BK=kept_BK))
-        b, m = masked_BM.shape
-        mask_tokens = self.decoder.mask_token.to(encoded.dtype).expand(b, m, -1)
-        positions_BNd = self.decoder.positions[:, 1:].expand(b, -1, -1)
-        positions = gather(positions_BNd, torch.cat([kept_BK, masked_BM], dim=1))
-        first = encoded[:, :1] + self.decoder.positions[:, :1]
-        patches = torch.cat([encoded[:, 1:], mask_tokens], dim=1) + positions
-        decoded = self.decoder["blocks"](torch.cat([first, patches], dim=1))
-        return self.decoder["predict"](self.decoder["norm"](decoded[:, -m:]))
 
     def after_step(self, progress: float) -> None:
         """Nothing follows a step."""

@@ -66,10 +66,9 @@ def select(pool: Pool, weights: Weights, n_images: int, *, seed: int = 0) -> Sel
 
 def _shares(pool: Pool, weights: Weights) -> dict[int, float]:
     """Share of the set per modality code; sums to 1."""
-    if weights == "natural":
+    if isinstance(weights, str):  # natural
         counts = np.bincount(pool.modality, minlength=len(pool.modalities))
         return {code: n / len(pool.keys) for code, n in enumerate(counts.tolist()) if n}
-    assert not isinstance(weights, str)
     total = sum(weights.values())
     return {pool.modalities.index(name): weight / total for name, weight in weights.items()}
 

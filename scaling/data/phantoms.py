@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.data import phantom_physics as physics
-from scaling.data.phantom_physics import F32, GOLDEN, Dice, Keys
+from scaling.data.phantom_anatomy import F32, GOLDEN, Dice, Keys, mix
 from scaling.data.source import Images, Pool, Split, Task, TaskInfo, TaskKind
 from scaling.errors import unknown
 from scaling.options import PhantomsOptions
@@ -97,9 +97,9 @@ EIGHT = tuple((a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1))
 
 
 def _show_lesion(dice: Dice, labels: F32) -> F32:
-    """Slices through the liver; a healthy one has a faint spot of normal anatomy in a fifth of the cases."""
+    """Slices through the liver, a dark lesion in half; a healthy one has a faint spot in a fifth of the cases."""
     spot = dice.happens(0.2) * 0.35
-    return _columns(dice.uniform(0.33, 0.57), np.maximum(labels[:, 0], spot) * _lesion_contrast(dice) * 1.6)
+    return _columns(dice.uniform(0.36, 0.54), np.maximum(labels[:, 0], spot) * -dice.uniform(70, 170))
 
 
 def _show_ventricles(dice: Dice, labels: F32) -> F32:
@@ -139,7 +139,7 @@ class Phantoms:
         keys = self._keys("pool", self.options.pool_size)
         share = np.cumsum([modality.share for modality in MODALITIES.values()])
         # Bits of their own: an image's modality is no function of the numbers that draw it.
-        place = (physics.mix(keys ^ GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        place = (mix(keys ^ GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         modality = np.searchsorted(share[:-1], place, side="right").astype(np.int16)
         return Pool(keys=keys, groups=keys, modality=modality, modalities=tuple(MODALITIES))
 
@@ -190,7 +190,7 @@ class Phantoms:
         """(n,) distinct keys: splitmix64 is a bijection of its counter. Streams start at unrelated counters."""
         start = hashlib.sha256(f"{VERSION}/{self.options.seed}/{stream}".encode()).digest()[:8]
         with np.errstate(over="ignore"):
-            return physics.mix(np.frombuffer(start, "<u8").astype(np.uint64) + np.arange(n, dtype=np.uint64) * GOLDEN)
+            return mix(np.frombuffer(start, "<u8").astype(np.uint64) + np.arange(n, dtype=np.uint64) * GOLDEN)
 
     @property
     def _shape(self) -> tuple[int, int, int]:

@@ -102,15 +102,17 @@ class Encoder(nn.Module):
         tokens = torch.cat([first_B1D.to(tokens_BND.dtype), tokens_BND + patch_positions], dim=1)
         for block in self.vit.blocks:
             tokens = block(tokens)
-        return self.vit.norm(tokens)
+        normed: Tensor = self.vit.norm(tokens)
+        return normed
 
     def positions(self, image_size: int) -> Tensor:
         """(1, 1 + N, D); for crops of another size, the sine-cosine table stretched over the same extent."""
+        own: Tensor = self.vit.pos_embed
         if image_size == self.shape.image_size:
-            return self.vit.pos_embed
+            return own
         grid = image_size // self.shape.patch_size
         extent = self.shape.image_size / self.shape.patch_size
-        return position_table(grid, self.shape.width, extent=extent).to(self.vit.pos_embed.device)
+        return position_table(grid, self.shape.width, extent=extent).to(own.device)
 
 
 def blocks(width: int, depth: int, heads: int) -> nn.Sequential:

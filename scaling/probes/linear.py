@@ -31,12 +31,13 @@ class Linear:
         """Probabilities for the test split, and the inverse strength C chosen, from the strongest on."""
         o, train, val, test = self.options, splits["train"], splits["val"], splits["test"]
         x, targets = train.features, columns_of(train.labels, info)
-        best, scores, settings = -1.0, np.empty(0), {"C": o.c_min, "val_auc": -1.0}
+        best, scores = -1.0, np.empty(0)
+        settings: dict[str, Any] = {}
         for c, weights in path(x, targets, np.geomspace(o.c_min, o.c_max, o.n_c), sigmoid=separate(info)):
             here = auc(probabilities(val.features, weights, info), val.labels, info.kind).value
             if len(scores) == 0 or (here is not None and here > best + PLATEAU):
                 best = -1.0 if here is None else here
-                scores = probabilities(test.features, weights, info)
+                scores = np.asarray(probabilities(test.features, weights, info), np.float64)
                 settings = {"C": float(c), "val_auc": here}
         return scores, settings
 

@@ -1,4 +1,4 @@
-"""AUC and accuracy as MedMNIST's evaluator defines them (medmnist/evaluator.py 3.0.2), with bootstrap errors. NumPy only.
+"""AUC and accuracy as MedMNIST's evaluator (medmnist/evaluator.py 3.0.2) has them, with bootstrap errors. NumPy only.
 
 Scores are probabilities (n, n_classes), or (n, n_labels) for multi-label. Ordinal tasks count as multi-class.
 """
@@ -38,7 +38,7 @@ def columns(scores: Scores, labels: Labels, kind: TaskKind) -> tuple[Scores, NDA
 
 
 def weighted_auc(score: NDArray, truth: NDArray[np.bool_], weights_RN: NDArray) -> NDArray[np.float64]:
-    """(R,) area under the ROC curve of one binary problem for R sets of sample weights; ties count half, NaN one-sided."""
+    """(R,) areas under the ROC curve for R sets of sample weights; ties count half, NaN without both classes."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
     weights = weights_RN[:, order]
