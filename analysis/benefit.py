@@ -29,19 +29,22 @@ class Benefit:
     n_sizes: int
     n_runs: int
     exponent: float
-    """b of the power law error = a x^-b; positive when scale helps."""
+    """b of the power law error = a x^-b; positive when scale helps. NaN where `status` says that there is no law."""
     exponent_low: float
     exponent_high: float
-    """95 %; NaN with fewer than three sizes."""
+    """95 %; NaN unless the law converged."""
     slope_log_auc: float
     """d ln AUC / d ln x, the reference study's benefit (BioVFM-21M, arXiv 2505.09329)."""
     slope_log_auc_low: float
     slope_log_auc_high: float
+    """95 %; NaN with fewer than three sizes."""
     gain: float
-    """AUC at the largest size minus AUC at the smallest."""
+    """Mean AUC of the seeds at the largest size minus that at the smallest."""
     gain_se: float
-    """From the test images alone."""
+    """From the test images alone, and at most: seeds and sizes are tested on the same images, so their errors go
+    together, but are added here as if they did not. NaN where a run has no `auc_se`."""
     status: str
+    """What came of the law, `analysis.fit.Status`."""
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
@@ -69,19 +72,21 @@ def benefits(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _benefit(series: pd.DataFrame, axis: str, at: str) -> Benefit:
     x, auc = series[axis].to_numpy(float), series["auc"].to_numpy(float)
-    sizes, mean_auc = cell_means(x, auc)
-    log_slope = slope(np.log(sizes), np.log(mean_auc))
-    fitted = fit(LAWS["power"], x, 1 - auc)
+    log_slope = (np.nan, np.nan, np.nan)
+    if (auc > 0).all():
+        sizes, mean_auc = cell_means(x, auc)
+        log_slope = slope(np.log(sizes), np.log(mean_auc))
+    fitted = fit(LAWS["power"], x, series["error"].to_numpy(float))
     interval = parameter_intervals(fitted).get("b")
-    ends = series[series[axis].isin([sizes[0], sizes[-1]])]
-    variance = ends.groupby(axis)["auc_se"].apply(lambda se: (se**2).sum() / len(se) ** 2).sum()
+    smallest, largest = (series[series[axis] == size] for size in (x.min(), x.max()))
+    gain_se = np.hypot(*(end["auc_se"].mean(skipna=False) for end in (smallest, largest)))
     return Benefit(
         task=str(series["task"].iloc[0]),
         algorithm=str(series["algorithm"].iloc[0]),
         mixture=str(series["mixture"].iloc[0]),
         axis=axis,
         at=at.removesuffix(".0"),
-        n_sizes=len(sizes),
+        n_sizes=len(np.unique(x)),
         n_runs=len(series),
         exponent=interval.value if interval else np.nan,
         exponent_low=interval.low if interval else np.nan,
@@ -89,19 +94,23 @@ def _benefit(series: pd.DataFrame, axis: str, at: str) -> Benefit:
         slope_log_auc=log_slope[0],
         slope_log_auc_low=log_slope[1],
         slope_log_auc_high=log_slope[2],
-        gain=float(mean_auc[-1] - mean_auc[0]),
-        gain_se=float(np.sqrt(variance)),
+        gain=float(largest["auc"].mean() - smallest["auc"].mean()),
+        gain_se=float(gain_se),
         status=str(fitted.status),
     )
 
 
 def headline(table: pd.DataFrame, axis: str = "n_params") -> pd.DataFrame:
-    """Per algorithm the benefits of one series: that with the most sizes, then the most runs, then the largest data."""
-    along = table[(table["axis"] == axis) & table["exponent"].notna()]
+    """Per algorithm the benefits of one series: that with the most sizes, then the largest data, then the most runs.
+
+    Among equals the first mixture by name. Results have no say in the choice, and tasks without a law stay, with their
+    status.
+    """
+    along = table[table["axis"] == axis]
     chosen = []
     for _, mine in along.groupby("algorithm"):
         rank = mine.groupby(["mixture", "at"]).agg(sizes=("n_sizes", "max"), runs=("n_runs", "sum")).reset_index()
         rank["order"] = pd.to_numeric(rank["at"], errors="coerce")
-        best = rank.sort_values(["sizes", "order", "runs"]).iloc[-1]
+        best = rank.sort_values(["sizes", "order", "runs"], ascending=False, kind="stable").iloc[0]
         chosen.append(mine[(mine["mixture"] == best["mixture"]) & (mine["at"] == best["at"])])
-    return pd.concat(chosen) if chosen else along
+    return pd.concat(chosen, ignore_index=True) if chosen else along

@@ -28,11 +28,17 @@ class Numbers:
     most: int = 60
     """Rows shown; the CSV has all."""
 
+    @property
+    def cut(self) -> str:
+        """What the caption adds when not all rows are shown."""
+        n = len(self.rows)
+        return f" The first {self.most} of {n} rows; all are in {self.name}.csv." if n > self.most else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     name: str
-    """File name under figures/, without ending."""
+    """File name under figures/, without ending; a PNG of it lies there."""
     caption: str
     path: Path
     """SVG or PNG to embed."""
@@ -63,9 +69,9 @@ def shown(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float):
-        if value.is_integer() and abs(value) < 1e15:
-            return f"{int(value):,}" if abs(value) < 1e7 else f"{value:.3g}"
-        return f"{value:.3g}" if abs(value) < 1e4 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
+        if value.is_integer() and abs(value) < 1e12:
+            return f"{int(value):,}"
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
@@ -96,7 +102,7 @@ def _markdown(block: Block) -> str:
         case Words():
             return "\n".join(f"- {line}" for line in block.lines) if block.bullets else "\n\n".join(block.lines)
         case Picture():
-            return f"![{block.caption}]({block.path.parent.name}/{block.name}.png)\n\n*{block.caption}*"
+            return f"![{block.caption}](figures/{block.name}.png)\n\n*{block.caption}*"
         case Listing():
             return f"```yaml\n{block.text.rstrip()}\n```"
         case Numbers():
@@ -109,4 +115,4 @@ def _markdown_table(block: Numbers) -> str:
 
     head = [row([str(c) for c in block.rows.columns]), row(["---"] * len(block.rows.columns))]
     body = [row([shown(cell) for cell in cells]) for cells in block.rows.head(block.most).itertuples(index=False)]
-    return "\n".join([f"*{block.caption}*", "", *head, *body])
+    return "\n".join([f"*{block.caption}{block.cut}*", "", *head, *body])

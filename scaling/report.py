@@ -117,7 +117,7 @@ def _commit() -> str:
 
 def write(plan: Plan, out: Path) -> Path:
     """The report's HTML file; beside it Markdown, tables and figures."""
-    gallery = out / "gallery.png" if plan.synthetic else None
+    gallery = plan.root / "cache" / f"gallery-{plan.sweep.name}.png" if plan.synthetic else None
     if gallery is not None:
         footer = "All images are synthetic: drawn by rule, none is a patient."
         write_whole(gallery, contact_sheet(sample(source_of(plan.sweep.data)), footer))

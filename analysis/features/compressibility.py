@@ -23,7 +23,7 @@ def compute(task: TaskData) -> float:
 
 COMPRESSIBILITY = Feature(
     name="compressibility",
-    meaning="gzip size / raw size of an image, mean over images; above 1 for noise in small images",
+    meaning="gzip size / raw size of an image, mean over images; constant images near 0, noise in small images above 1",
     unit="ratio",
     low=0,
     high=2,

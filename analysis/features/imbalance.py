@@ -9,10 +9,13 @@ from analysis.features.feature import Feature, NoFeature, TaskData
 
 def compute(task: TaskData) -> float:
     counts = task.labels.sum(axis=0) if task.labels.ndim == 2 else np.bincount(task.labels, minlength=task.n_classes)
-    if len(counts) < 2 or counts.sum() == 0:
+    if len(counts) < 2:
         raise NoFeature("fewer than two classes")
+    if counts.sum() == 0:
+        raise NoFeature("no labels")
     share = counts[counts > 0] / counts.sum()
-    return float(1 + (share * np.log(share)).sum() / np.log(len(counts)))
+    evenness = -(share * np.log(share)).sum() / np.log(len(counts))
+    return float(np.clip(1 - evenness, 0, 1))  # rounding may leave the range by a digit
 
 
 IMBALANCE = Feature(

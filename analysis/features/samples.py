@@ -1,6 +1,13 @@
 """Size of a task."""
 
-from analysis.features.feature import Feature
+from analysis.features.feature import Feature, NoFeature, TaskData
+
+
+def compute(task: TaskData) -> float:
+    if task.n_samples < 1:
+        raise NoFeature("no images")
+    return float(task.n_samples)
+
 
 SAMPLES = Feature(
     name="samples",
@@ -9,5 +16,5 @@ SAMPLES = Feature(
     low=1,
     high=float("inf"),
     source="BioVFM-21M (arXiv 2505.09329), num_samples",
-    compute=lambda task: float(task.n_samples),
+    compute=compute,
 )

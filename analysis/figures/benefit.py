@@ -5,44 +5,48 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.figures.style import colours, markers, panels, styled
 
+REACH = 3.0
+"""An interval is drawn to so many times the largest exponent; one from three points may span the page."""
+
 
 def table(headline: pd.DataFrame) -> pd.DataFrame:
-    """The rows drawn, tasks in the order of their mean exponent."""
-    order = headline.groupby("task")["exponent"].mean().sort_values().index
+    """The rows drawn, tasks in the order of their mean exponent, those without one first."""
+    order = headline.groupby("task")["exponent"].mean().sort_values(na_position="first", kind="stable").index
     return headline.set_index("task").loc[order].reset_index()
 
 
 def draw(rows: pd.DataFrame, *, xlabel: str) -> Figure:
+    """A hollow point has no interval; a task without a law says so; an arrow is an interval that goes on."""
     with styled():
         tasks = list(dict.fromkeys(rows["task"]))
-        figure, grid = panels(1, 1, width=5.6, height=0.5 * len(tasks) + 0.9)
+        figure, grid = panels(1, 1, width=5.6, height=0.3 * len(tasks) + 1.2)
         axes = grid[0][0]
         algorithms = sorted(rows["algorithm"].unique())
         colour, marker = colours(algorithms), markers(algorithms)
-        for j, algorithm in enumerate(algorithms):
-            mine = rows[rows["algorithm"] == algorithm]
-            y = [tasks.index(task) + 0.16 * (j - (len(algorithms) - 1) / 2) for task in mine["task"]]
-            below, above = mine["exponent"] - mine["exponent_low"], mine["exponent_high"] - mine["exponent"]
-            ends = np.nan_to_num([below, above])
-            axes.errorbar(
-                mine["exponent"],
-                y,
-                xerr=ends,
-                fmt=marker[algorithm],
-                color=colour[algorithm],
-                ms=5,
-                lw=1.2,
-                label=algorithm,
-            )
-        middle = rows["exponent"].to_numpy(float)
-        reach = 3 * max(0.05, float(np.abs(middle).max()))  # an interval from three points may span the page
-        axes.set_xlim(max(axes.get_xlim()[0], -reach), min(axes.get_xlim()[1], reach))
+        answered = rows[rows["exponent"].notna()]
+        reach = REACH * max(0.05, float(answered["exponent"].abs().max()) if len(answered) else 0.0)
+        for row in rows.to_dict("records"):
+            name = row["algorithm"]
+            y = tasks.index(row["task"]) + 0.22 * (algorithms.index(name) - (len(algorithms) - 1) / 2)
+            if not np.isfinite(row["exponent"]):
+                axes.text(0, y, f" {name}: no law", fontsize=6, color=colour[name], va="center")
+                continue
+            low, high = row["exponent_low"], row["exponent_high"]
+            known = bool(np.isfinite(low))
+            if known:
+                axes.plot([max(low, -reach), min(high, reach)], [y, y], color=colour[name], lw=1.2)
+                for end, outside, arrow in ((-reach, low < -reach, "<"), (reach, high > reach, ">")):
+                    if outside:
+                        axes.plot([end], [y], arrow, color=colour[name], ms=4, clip_on=False)
+            axes.plot([row["exponent"]], [y], marker[name], color=colour[name], ms=5, mfc=None if known else "white")
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks(range(len(tasks)), tasks)
         axes.set_ylim(-0.6, len(tasks) - 0.4)
         axes.set_xlabel(xlabel)
-        figure.legend(loc="outside lower center", ncols=len(algorithms))
+        handles = [Line2D([], [], color=colour[a], marker=marker[a], ms=5, lw=1.2, label=a) for a in algorithms]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(algorithms)))
     return figure

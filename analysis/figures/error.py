@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from analysis.figures.style import REFERENCE, colours, markers, panels, plain_log, quantity, styled, ticks_at
+from analysis.figures.style import REFERENCE, colours, markers, panels, plain_log, styled, ticks_at
 from analysis.fit import Fit, fit
 from analysis.laws import LAWS
 from analysis.uncertainty import parameter_intervals, prediction_band
@@ -19,12 +21,17 @@ AXIS_LABELS = {
     "n_images": "unique pretraining images",
     "train_flops": "pretraining FLOPs",
 }
-FIXED = {
+FIXED: dict[str, list[str]] = {
     "n_params": ["algorithm", "mixture", "n_images"],
     "n_images": ["algorithm", "mixture", "model"],
     "train_flops": ["algorithm", "mixture", "n_images"],
 }
 """What is held along an axis, so that a curve compares like with like."""
+BAND_REACH = 2.0
+"""A band is drawn to so many times beyond the errors seen; that of three points would fill the page."""
+DASHES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
+RANDOM: dict[str, Any] = {"lw": 1, "ls": (0, (4, 2))}
+PIXELS: dict[str, Any] = {"lw": 1, "ls": (0, (1, 1))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,30 +40,48 @@ class Curve:
 
     axis: str
     fixed: dict[str, str]
+    fixed_size: float
+    """The fixed number of images, or of parameters along data size."""
     runs: pd.DataFrame
-    """Columns x, error, error_se, seed, run."""
+    """Columns x, error, error_se, seed, run; finite and positive x only."""
     fit: Fit
 
     @property
     def name(self) -> str:
-        return ", ".join(self.fixed.values())
+        return _words(self.fixed)
 
 
 def curves(means: pd.DataFrame, axis: str) -> list[Curve]:
-    """Every series with at least two sizes; `means` as `observations.mean_over_tasks` or one task's rows."""
+    """Every series with at least two sizes; `means` as `observations.mean_over_tasks` or one task's rows.
+
+    Runs without a positive `axis` cannot be placed on it; `unplaced` counts them.
+    """
     found = []
-    for key, series in means.groupby(FIXED[axis], sort=True):
+    for key, series in means[_placed(means, axis)].groupby(FIXED[axis], sort=True):
         if series[axis].nunique() < 2:
             continue
         fixed = {name: _text(value) for name, value in zip(FIXED[axis], key, strict=True)}
         runs = series.assign(x=series[axis])[["x", "error", "error_se", "seed", "run"]]
         law = fit(LAWS["power"], runs["x"].to_numpy(float), runs["error"].to_numpy(float))
-        found.append(Curve(axis=axis, fixed=fixed, runs=runs, fit=law))
-    return found
+        size = float(series["n_params" if axis == "n_images" else "n_images"].iloc[0])
+        found.append(Curve(axis=axis, fixed=fixed, fixed_size=size, runs=runs, fit=law))
+    return sorted(found, key=lambda curve: curve.fixed_size)
+
+
+def unplaced(means: pd.DataFrame, axis: str) -> int:
+    return int((~_placed(means, axis)).sum())
+
+
+def _placed(means: pd.DataFrame, axis: str) -> pd.Series:
+    return np.isfinite(means[axis]) & (means[axis] > 0)
 
 
 def _text(value: object) -> str:
-    return quantity(value) if isinstance(value, float) else str(value)
+    return f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+def _words(fixed: dict[str, str]) -> str:
+    return ", ".join(f"{value} images" if name == "n_images" else value for name, value in fixed.items())
 
 
 def table(found: list[Curve]) -> pd.DataFrame:
@@ -67,6 +92,7 @@ def table(found: list[Curve]) -> pd.DataFrame:
         rows.append(
             {
                 **curve.fixed,
+                **({"n_images": curve.fixed_size} if "n_images" in curve.fixed else {}),
                 "n_sizes": curve.runs["x"].nunique(),
                 "n_runs": len(curve.runs),
                 "smallest": curve.runs["x"].min(),
@@ -100,43 +126,50 @@ def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: s
         algorithms = sorted({curve.fixed["algorithm"] for curve in found})
         others = list(dict.fromkeys(_other(curve, panel_by) for curve in found))
         colour, marker = colours(algorithms), markers(others)
+        drawn: set[str] = set()
         for i, axes in enumerate(axes for row in grid for axes in row):
             if i >= len(groups):
                 axes.set_visible(False)
                 continue
             mine = [curve for curve in found if curve.fixed[panel_by] == groups[i]]
-            for curve in mine:
-                other = _other(curve, panel_by)
-                _draw_curve(
-                    axes, curve, colour[curve.fixed["algorithm"]], marker[other], dashed=others.index(other) > 0
-                )
-            _draw_references(axes, mine[0].axis, references, groups[i], panel_by)
-            axes.set_title(f"{_title(panel_by)} {groups[i]}")
             axes.set_xscale("log")
             axes.set_yscale("log")
+            for curve in mine:
+                other = _other(curve, panel_by)
+                _draw_curve(axes, curve, colour[curve.fixed["algorithm"]], marker[other], others.index(other))
+            drawn |= _draw_references(axes, mine[0].axis, references, groups[i], panel_by)
+            axes.set_title(_title(panel_by, groups[i]))
             axes.set_xlabel(AXIS_LABELS[mine[0].axis])
             ticks_at(axes.xaxis, [x for curve in mine for x in curve.runs["x"]])
         for row in grid:
             row[0].set_ylabel(ylabel)
             plain_log(row[0].yaxis)
-        _legend(figure, colour, marker, references)
+        _legend(figure, colour, marker, drawn, found)
     return figure
 
 
 def _other(curve: Curve, panel_by: str) -> str:
-    return ", ".join(value for name, value in curve.fixed.items() if name not in (panel_by, "algorithm"))
+    """What tells the curves of one panel and algorithm apart."""
+    return _words({name: value for name, value in curve.fixed.items() if name not in (panel_by, "algorithm")})
 
 
-def _title(panel_by: str) -> str:
-    return {"n_images": "pretrained on", "model": "", "mixture": "mixture"}[panel_by]
+def _title(panel_by: str, group: str) -> str:
+    return {"n_images": f"pretrained on {group} images", "mixture": f"mixture {group}"}.get(panel_by, group)
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, *, dashed: bool) -> None:
-    runs = curve.runs.sort_values("x")
+def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, dash: int) -> None:
+    runs = curve.runs[curve.runs["error"] > 0].sort_values("x")
+    if len(runs) < len(curve.runs):
+        words = f"{curve.name}: {len(curve.runs) - len(runs)} without error not drawn"
+        lines = len(axes.texts)
+        axes.text(0.02, 0.02 + 0.06 * lines, words, transform=axes.transAxes, fontsize=6, color=colour, va="bottom")
+    if runs.empty:
+        return
     axes.errorbar(
         runs["x"],
         runs["error"],
-        yerr=runs["error_se"],
+        # a bar that would reach zero has no place on a logarithmic axis; it ends at a tenth of the error
+        yerr=[np.minimum(runs["error_se"], 0.9 * runs["error"]), runs["error_se"]],
         fmt=marker,
         ms=4,
         lw=0,
@@ -144,41 +177,49 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, *, dashed: b
         color=colour,
         alpha=0.85,
     )
-    if curve.fit.status.usable:
-        x = np.geomspace(runs["x"].min(), runs["x"].max(), 60)
-        axes.plot(x, curve.fit.predict(x), color=colour, lw=1.4, ls="--" if dashed else "-")
-        low, high = prediction_band(curve.fit, x)
-        if np.isfinite(low).all():
-            lowest, highest = runs["error"].min() / 2, runs["error"].max() * 2  # a band of two points fills the page
-            axes.fill_between(x, low.clip(min=lowest), high.clip(max=highest), color=colour, alpha=0.13, lw=0)
-    else:
+    if not curve.fit.status.usable:
         means = runs.groupby("x")["error"].mean()
         axes.plot(means.index, means, color=colour, lw=0.8, ls=":")
+        return
+    x = np.geomspace(runs["x"].min(), runs["x"].max(), 60)
+    axes.plot(x, curve.fit.predict(x), color=colour, lw=1.4, ls=DASHES[dash % len(DASHES)])
+    low, high = prediction_band(curve.fit, x)
+    if np.isfinite(low).all():
+        lowest, highest = (runs["error"].agg(end) for end in ("min", "max"))
+        low, high = low.clip(lowest / BAND_REACH, highest), high.clip(lowest, highest * BAND_REACH)
+        axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
 
 
-def _draw_references(axes: Axes, axis: str, references: References, group: str, panel_by: str) -> None:
-    if np.isfinite(references.pixels):
-        axes.axhline(references.pixels, color=REFERENCE, lw=1, ls=(0, (1, 1)))
-    random = references.random.groupby(["model", "n_params"])["error"].mean().reset_index().sort_values("n_params")
+def _draw_references(axes: Axes, axis: str, references: References, group: str, panel_by: str) -> set[str]:
+    """The names of those drawn: the encoder at initialisation has a place only where the panel has its model."""
+    drawn = set()
+    if np.isfinite(references.pixels) and references.pixels > 0:
+        axes.axhline(references.pixels, color=REFERENCE, **PIXELS)
+        drawn.add("pixels")
+    mine = references.random[references.random["error"] > 0]
+    random = mine.groupby(["model", "n_params"])["error"].mean().reset_index().sort_values("n_params")
     if axis == "n_params" and len(random):
-        axes.plot(random["n_params"], random["error"], color=REFERENCE, lw=1, ls=(0, (4, 2)))
+        axes.plot(random["n_params"], random["error"], color=REFERENCE, **RANDOM)
+        drawn.add("random")
     elif panel_by == "model" and (random["model"] == group).any():
-        axes.axhline(
-            float(random.loc[random["model"] == group, "error"].iloc[0]), color=REFERENCE, lw=1, ls=(0, (4, 2))
-        )
+        axes.axhline(float(random.loc[random["model"] == group, "error"].iloc[0]), color=REFERENCE, **RANDOM)
+        drawn.add("random")
+    return drawn
 
 
-def _legend(figure: Figure, colour: dict[str, str], marker: dict[str, str], references: References) -> None:
-    from matplotlib.lines import Line2D
-
+def _legend(
+    figure: Figure, colour: dict[str, str], marker: dict[str, str], drawn: set[str], found: list[Curve]
+) -> None:
     handles = [Line2D([], [], color=c, lw=2, label=name) for name, c in colour.items()]
     if len(marker) > 1:
         handles += [
-            Line2D([], [], color="black", marker=m, ls="--" if i else "-", lw=1, ms=4, label=name)
+            Line2D([], [], color="black", marker=m, ls=DASHES[i % len(DASHES)], lw=1, ms=4, label=name)
             for i, (name, m) in enumerate(marker.items())
         ]
-    if len(references.random):
-        handles.append(Line2D([], [], color=REFERENCE, ls=(0, (4, 2)), label="encoder at initialisation"))
-    if np.isfinite(references.pixels):
-        handles.append(Line2D([], [], color=REFERENCE, ls=(0, (1, 1)), label="pixels"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    if any(not curve.fit.status.usable for curve in found):
+        handles.append(Line2D([], [], color="black", ls=":", lw=0.8, label="no law: means joined"))
+    if "random" in drawn:
+        handles.append(Line2D([], [], color=REFERENCE, label="encoder at initialisation", **RANDOM))
+    if "pixels" in drawn:
+        handles.append(Line2D([], [], color=REFERENCE, label="pixels", **PIXELS))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))

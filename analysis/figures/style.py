@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 # Okabe and Ito 2008; black is kept for references.
@@ -29,6 +33,7 @@ SETTINGS = {
     "savefig.bbox": "tight",
     "svg.fonttype": "none",
     "svg.hashsalt": "scaling",  # the same data give the same file
+    "text.parse_math": False,  # a task may be called $x
 }
 
 
@@ -40,7 +45,8 @@ def styled() -> Iterator[None]:
 
 def panels(rows: int, columns: int, *, width: float = 3.1, height: float = 2.6) -> tuple[Figure, list[list[Axes]]]:
     """A figure with its own canvas, so that no window system and no global state is touched."""
-    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout="constrained")
+    spaced = ConstrainedLayoutEngine(wspace=0.05, hspace=0.05)  # so that neighbours' tick labels do not touch
+    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout=spaced)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     return figure, [list(row) for row in grid]
 
@@ -73,24 +79,34 @@ def ticks_at(axis: Axis, values: Iterable[float], *, at_most: int = 5) -> None:
 
 
 def plain_log(axis: Axis) -> None:
-    """Readable numbers on an error axis that spans less than two decades."""
-    steps = [m * 10**e for e in range(-6, 1) for m in (1, 1.5, 2, 3, 5, 7)]
+    """Readable numbers on an error axis, few enough to be told apart."""
     low, high = axis.get_view_interval()
-    inside = [step for step in steps if low <= step <= high]
-    if len(inside) > 7:
-        inside = [step for step in inside if f"{step:.0e}"[0] in "125"]
-    axis.set_major_locator(FixedLocator(inside or [low, high]))
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+        if len(ticks) <= 7:
+            break
+    if len(ticks) < 2:  # less than one step of the finest ladder
+        ticks = [float(f"{tick:.2g}") for tick in np.geomspace(low, high, 5)[1:-1]]
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """PNG and SVG, written beside and then renamed."""
-    paths = []
+    """PNG and SVG, written beside and then renamed. `name` may be any text; the file's name is made safe."""
+    name, paths = file_name(name), []
     for kind in ("png", "svg"):
         path = folder / f"{name}.{kind}"
         beside = folder / f".{name}.{kind}"
-        figure.savefig(beside, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+        with styled():  # some settings are read when the file is written
+            figure.savefig(beside, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
         beside.replace(path)
         paths.append(path)
     return paths[0], paths[1]
+
+
+def file_name(name: str) -> str:
+    """`name` where it is letters, digits, - and _; else these of it and a checksum, so that names stay distinct."""
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+    return name if safe == name else f"{safe}-{zlib.crc32(name.encode()):08x}"

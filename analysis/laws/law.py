@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
+"""One number a point, or a parameter."""
+Matrix = NDArray[np.float64]
+"""Points x parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Law:
     parameters: tuple[Parameter, ...]
     log_predict: Callable[[Vector, Vector], Vector]
     """(x, parameters) -> ln y, shape of x."""
-    log_gradient: Callable[[Vector, Vector], NDArray[np.float64]]
+    log_gradient: Callable[[Vector, Vector], Matrix]
     """(x, parameters) -> d ln y / d parameters, (n, n_parameters)."""
     starts: Callable[[Vector, Vector], list[Vector]]
     """(x, y) -> starting points from the data."""

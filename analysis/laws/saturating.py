@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.laws.law import Law, Parameter, Vector
+from analysis.laws.law import Law, Matrix, Parameter, Vector
 from analysis.laws.power import MAX_EXPONENT
 
 
 def log_predict(x: Vector, p: Vector) -> Vector:
     """Sum of exponentials in logarithms, so that no term overflows."""
-    return np.logaddexp(p[0] - p[1] * np.log(x), p[2])
+    return np.asarray(np.logaddexp(p[0] - p[1] * np.log(x), p[2]), np.float64)
 
 
-def log_gradient(x: Vector, p: Vector) -> np.ndarray:
+def log_gradient(x: Vector, p: Vector) -> Matrix:
+    """`share` is the removable part of the error, 0-1."""
     share = np.exp(p[0] - p[1] * np.log(x) - log_predict(x, p))
     return np.stack([share, -share * np.log(x), 1 - share], axis=1)
 

@@ -47,9 +47,7 @@ class Dice:
     def _words(self, n_words: int) -> Keys:
         """(n, n_words) of 64 random bits. A throw's words never depend on how many words another throw took."""
         self._throws += 1
-        throw = mix(
-            self._keys + np.array([self._throws], np.uint64) * GOLDEN
-        )  # arrays wrap around unwarned
+        throw = mix(self._keys + np.array([self._throws], np.uint64) * GOLDEN)  # arrays wrap around unwarned
         return mix(throw[:, None] + np.arange(n_words, dtype=np.uint64) * GOLDEN)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> F32:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
 from scaling.data.source import TaskInfo
 from scaling.options import LinearOptions
@@ -73,7 +73,7 @@ def path(
         z = x1 @ w.astype(x.dtype)
         if sigmoid:
             value = float(np.logaddexp(0, z).sum(dtype=np.float64) - (targets * z).sum(dtype=np.float64))
-            p = 1 / (1 + np.exp(-z))
+            p = expit(z)
         else:
             log_p = log_softmax(z, axis=1)
             value, p = -float((targets * log_p).sum(dtype=np.float64)), np.exp(log_p)
@@ -90,5 +90,5 @@ def path(
 def probabilities(x: Features, weights: NDArray[np.float64], info: TaskInfo) -> Scores:
     z = x @ weights[:-1] + weights[-1]
     if separate(info):
-        return np.asarray(1 / (1 + np.exp(-z)))
+        return np.asarray(expit(z))
     return np.asarray(softmax(z, axis=1))

@@ -34,6 +34,11 @@ probe: {bootstrap: 20, linear: {n_c: 2}}
 """
 
 
+@pytest.fixture(scope="session")
+def sweep_text() -> str:
+    return GOOD
+
+
 @pytest.fixture
 def sweep_file(tmp_path: Path) -> Callable[..., Path]:
     """Writes the good sweep, after the replacements given, with its root in the test's folder."""

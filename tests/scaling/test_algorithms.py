@@ -1,0 +1,459 @@
+"""The contract of every algorithm in the catalog, then what is particular to MAE and to DINOv2, by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from scaling.algorithms import dinov2, mae
+from scaling.algorithms.dinov2 import DINOv2
+from scaling.algorithms.mae import MAE
+from scaling.catalog import ALGORITHMS
+from scaling.data.views import normalise
+from scaling.models.vit import Shape, n_params, patchify, use_fused_attention
+from scaling.optim import adamw
+from scaling.options import DinoV2Options, MaeOptions
+from scaling.records import BASELINES
+
+TRAINED = [name for name in ALGORITHMS if name not in BASELINES]
+SMALLER: dict[str, dict[str, Any]] = {
+    "dinov2": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 2},
+}
+"""Per algorithm, what has to be smaller than its default to be quick; a new algorithm works without a line here."""
+TINY = Shape(width=32, depth=2, heads=2, image_size=16, patch_size=4, channels=1)
+
+
+@pytest.fixture(autouse=True)
+def _plain_attention() -> Iterator[None]:
+    """FLOPs of the plain kernel can be counted, and its bits do not depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    use_fused_attention(False)
+    yield
+    use_fused_attention(True)
+    torch.set_num_threads(threads)
+
+
+def build(name: str, shape: Shape = TINY, **options: Any) -> Any:
+    entry = ALGORITHMS[name]
+    torch.manual_seed(0)
+    return entry.load()(shape, entry.options(**{**SMALLER.get(name, {}), **options}))
+
+
+def images_of(shape: Shape, n: int = 8) -> Tensor:
+    size = (n, shape.channels, shape.image_size, shape.image_size)
+    return torch.randint(0, 256, size, dtype=torch.uint8, generator=generator(1))
+
+
+def generator(seed: int) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def loss_of(module: Any, images: Tensor, *, progress: float = 0.5, seed: int = 2) -> Tensor:
+    loss: Tensor = module.loss(images, progress=progress, generator=generator(seed))[0]
+    return loss
+
+
+def with_channels(channels: int) -> Shape:
+    return Shape(width=32, depth=2, heads=2, image_size=16, patch_size=4, channels=channels)
+
+
+# --- the contract -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_loss_is_finite_and_falls_on_a_batch_seen_again_and_again(name: str, channels: int) -> None:
+    shape = with_channels(channels)
+    module, images = build(name, shape), images_of(shape)
+    optimizer = adamw(module, module.options, lr=1e-3, device=torch.device("cpu"))
+    losses = []
+    for _ in range(20):
+        loss = loss_of(module, images)  # the same crops and masks every time
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        module.after_step(0.5)
+        losses.append(loss.item())
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < losses[0]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_gradients_reach_every_trainable_parameter(name: str) -> None:
+    module = build(name)
+    loss_of(module, images_of(TINY)).backward()
+    without = [n for n, p in module.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_same_seed_gives_the_same_bits(name: str) -> None:
+    first, second = build(name), build(name)
+    images = images_of(TINY)
+    losses = [loss_of(module, images) for module in (first, second)]
+    for loss in losses:
+        loss.backward()
+    assert torch.equal(losses[0], losses[1])
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+        if one.requires_grad:
+            assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_loss_in_bf16_is_about_that_in_fp32(name: str) -> None:
+    module, images = build(name), images_of(TINY)
+    exact = loss_of(module, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(module, images)
+    loss.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.05)  # bf16 has 8 bits: 0.4 % a product, averaged over many
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_another_seed_of_the_step_gives_another_loss(name: str) -> None:
+    module, images = build(name), images_of(TINY)
+    assert not torch.equal(loss_of(module, images, seed=2), loss_of(module, images, seed=3))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_batch_handed_in_is_left_as_it_was(name: str) -> None:
+    images = images_of(TINY)
+    before = images.clone()
+    loss_of(build(name), images)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_stated_flops_are_those_that_torch_counts(name: str, channels: int) -> None:
+    # The closed form leaves out augmentation, centring and KoLeo's similarities, and counts a backward through the
+    # patch projection to the images that never happens; together below 0.4 % at this shape.
+    shape = Shape(width=64, depth=4, heads=2, image_size=32, patch_size=4, channels=channels)
+    module, images = build(name, shape), images_of(shape)
+    with FlopCounterMode(display=False) as counter:
+        loss_of(module, images).backward()
+    stated = module.cost(shape, module.options).flops_per_image
+    assert counter.get_total_flops() / len(images) == pytest.approx(stated, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_stated_parameters_are_those_that_torch_counts(name: str) -> None:
+    entry = ALGORITHMS[name]
+    module = build(name)
+    stated = entry.load().cost(TINY, entry.options(**SMALLER.get(name, {}))).n_params
+    assert sum(stated.values()) == sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_stated_encoder_is_the_one_whose_features_are_read(name: str) -> None:
+    module = build(name)
+    stated = module.cost(TINY, module.options).n_params
+    assert next(iter(stated)) == "encoder"
+    assert stated["encoder"] == n_params(TINY)
+    frozen = module.probed.vit.pos_embed.numel()
+    assert sum(p.numel() for p in module.probed.parameters()) - frozen == stated["encoder"]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_features_do_not_depend_on_the_other_images_of_the_batch(name: str) -> None:
+    probed = build(name).eval().probed
+    images = normalise(images_of(TINY))
+    with torch.inference_mode():
+        together = probed(images)
+        alone = torch.cat([probed(image[None]) for image in images])
+    # Other block sizes in the matrix product: fp32 sums of some hundred terms in another order.
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_has_no_loss(name: str) -> None:
+    with pytest.raises(RuntimeError, match="a baseline has no steps"):
+        build(name).loss(images_of(TINY), progress=0.0, generator=generator(0))
+
+
+def test_the_pixels_are_the_image_itself() -> None:
+    images = normalise(images_of(TINY))
+    tokens = build("pixels").probed(images)
+    assert tokens.shape == (8, 1, 256)
+    assert torch.equal(tokens[:, 0].sort().values, images.flatten(1).sort().values)
+
+
+# --- MAE --------------------------------------------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """Stands in for the decoder: predicts zeros and remembers what it was asked."""
+
+    def __init__(self, patch_values: int) -> None:
+        super().__init__()
+        self.patch_values = patch_values
+
+    def forward(self, tokens: Tensor, kept: Tensor, masked: Tensor) -> Tensor:
+        self.kept, self.masked = kept, masked
+        return torch.zeros(*masked.shape, self.patch_values)
+
+
+@pytest.fixture
+def uncropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without augmentation, so that a loss can be computed by hand from the images."""
+    monkeypatch.setattr(mae, "random_crop", lambda images, size, scale, generator: images)
+
+
+def zeros_predicted(**options: Any) -> tuple[MAE, Fixed]:
+    module = build("mae", **options)
+    fixed = Fixed(TINY.patch_values)
+    module.decoder = fixed
+    return module, fixed
+
+
+def predicted(module: MAE, images: Tensor, kept: Tensor, masked: Tensor) -> Tensor:
+    with torch.no_grad():
+        values: Tensor = module.decoder(module.encoder(images, kept_BK=kept), kept, masked)
+    return values
+
+
+@pytest.mark.parametrize(("side", "kept"), [(16, 4), (28, 12), (32, 16), (224, 784)])
+def test_mae_keeps_a_quarter_of_the_patches(side: int, kept: int) -> None:
+    shape = Shape(width=32, depth=2, heads=2, image_size=side, patch_size=4, channels=1)
+    assert mae.n_kept(shape, MaeOptions()) == kept
+
+
+def test_mae_keeps_at_least_one_patch() -> None:
+    assert mae.n_kept(TINY, MaeOptions(mask_ratio=0.99)) == 1
+
+
+@pytest.mark.usefixtures("uncropped")
+def test_mae_partitions_the_patches_of_each_image_on_its_own() -> None:
+    module, fixed = zeros_predicted()
+    loss_of(module, images_of(TINY))
+    assert fixed.kept.shape == (8, 4)
+    assert fixed.masked.shape == (8, 12)
+    both = torch.cat([fixed.kept, fixed.masked], dim=1).sort(dim=1).values
+    assert torch.equal(both, torch.arange(16).expand(8, -1))
+    assert len({tuple(sorted(row.tolist())) for row in fixed.kept}) > 1
+
+
+@pytest.mark.usefixtures("uncropped")
+@pytest.mark.parametrize("norm_pixels", [True, False])
+def test_maes_loss_is_the_squared_error_of_masked_patches_in_their_own_units(norm_pixels: bool) -> None:
+    module, fixed = zeros_predicted(norm_pixels=norm_pixels)
+    images = images_of(TINY)
+    loss = loss_of(module, images)
+    values = (images.numpy().astype(np.float64) / 255 - 0.5) / 0.25
+    expected = []
+    for image, masked in zip(values, fixed.masked.tolist(), strict=True):
+        for patch in masked:
+            row, column = divmod(patch, 4)
+            pixels = image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].ravel()
+            if norm_pixels:  # MAE's models_mae.py: unbiased variance, 1e-6 under the root
+                pixels = (pixels - pixels.mean()) / np.sqrt(pixels.var(ddof=1) + 1e-6)
+            expected.append(np.mean(pixels**2))
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)  # fp32 against fp64
+
+
+@pytest.mark.usefixtures("uncropped")
+def test_maes_loss_has_no_term_for_visible_patches() -> None:
+    module, fixed = zeros_predicted()
+    images = images_of(TINY)
+    before = loss_of(module, images)
+    other = images.clone()
+    for image, kept in zip(other, fixed.kept.tolist(), strict=True):
+        for patch in kept:
+            row, column = divmod(patch, 4)
+            image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 255
+    assert not torch.equal(other, images)
+    assert torch.equal(loss_of(module, other), before)
+
+
+def test_mae_predicts_without_having_seen_the_masked_patches() -> None:
+    module, images = build("mae"), normalise(images_of(TINY))
+    order = torch.rand(8, 16, generator=generator(3)).argsort(dim=1)
+    kept, masked = order[:, :4], order[:, 4:]
+    hidden = torch.zeros(8, 16, dtype=torch.bool).scatter(1, masked, True)
+    grid = hidden.reshape(8, 1, 4, 1, 4, 1).expand(-1, -1, -1, 4, -1, 4).reshape(8, 1, 16, 16)
+    other = torch.where(grid, torch.randn(images.shape, generator=generator(4)), images)
+    assert not torch.equal(patchify(other, 4), patchify(images, 4))
+    assert torch.equal(predicted(module, images, kept, masked), predicted(module, other, kept, masked))
+
+
+def test_maes_prediction_follows_the_order_of_the_masked_patches() -> None:
+    module, images = build("mae"), normalise(images_of(TINY))
+    order = torch.arange(16).expand(8, -1)
+    backwards = order[:, 4:].flip(1)
+    forward = predicted(module, images, order[:, :4], order[:, 4:])
+    flipped = predicted(module, images, order[:, :4], backwards)
+    torch.testing.assert_close(flipped.flip(1), forward, rtol=1e-4, atol=1e-5)
+
+
+# --- DINOv2 -----------------------------------------------------------------------------------------------------
+
+
+def test_the_teacher_starts_as_the_student_and_gets_no_gradient() -> None:
+    module: DINOv2 = build("dinov2")
+    for part, student in (("encoder", module.encoder), ("head", module.head)):
+        for mine, theirs in zip(module.teacher[part].parameters(), student.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+            assert mine.data_ptr() != theirs.data_ptr()
+    loss_of(module, images_of(TINY)).backward()
+    assert all(p.grad is None and not p.requires_grad for p in module.teacher.parameters())
+
+
+@pytest.mark.parametrize(("progress", "momentum"), [(0.0, 0.992), (0.5, 0.996), (1.0, 1.0)])
+def test_the_teacher_moves_towards_the_student_by_one_minus_the_momentum(progress: float, momentum: float) -> None:
+    module: DINOv2 = build("dinov2")
+    before = {name: p.clone() for name, p in module.teacher["encoder"].named_parameters()}
+    with torch.no_grad():
+        for p in module.encoder.parameters():
+            p.add_(torch.randn(p.shape, generator=generator(5)))
+    module.after_step(progress)
+    for name, student in module.encoder.named_parameters():
+        expected = momentum * before[name] + (1 - momentum) * student
+        torch.testing.assert_close(dict(module.teacher["encoder"].named_parameters())[name], expected)
+
+
+@pytest.mark.parametrize(("progress", "temperature"), [(0.0, 0.04), (0.15, 0.055), (0.3, 0.07), (1.0, 0.07)])
+def test_mean_centring_subtracts_the_centre_sharpens_and_then_moves_the_centre(
+    progress: float, temperature: float
+) -> None:
+    module: DINOv2 = build("dinov2")
+    crops, masked = normalise(images_of(TINY)), torch.zeros(8, 16, dtype=torch.bool)
+    masked[0, :3] = True
+    centre = torch.randn(1, 16, generator=generator(6)) * 0.1
+    module.dino_centre.copy_(centre)
+    tokens = module.teacher["encoder"](crops)
+    logits, patches = module.teacher["head"](tokens[:, 0]), module.teacher["head"](tokens[0, 1:4])
+    target, patch_target = module.targets(crops, masked, progress)
+    # fp32 logits of size 1 over temperatures of 0.04: errors of 1e-7 x 25, some ten of them.
+    torch.testing.assert_close(target, ((logits - centre) / temperature).softmax(dim=1), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(patch_target, (patches / temperature).softmax(dim=1), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(module.dino_centre, 0.9 * centre + 0.1 * logits.mean(dim=0, keepdim=True))
+    torch.testing.assert_close(module.ibot_centre, 0.1 * patches.mean(dim=0, keepdim=True))
+
+
+def test_sinkhorn_divides_by_columns_then_by_rows() -> None:
+    once = dinov2.sinkhorn(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).log(), iterations=1)
+    # columns: [[1/4, 1/3], [3/4, 2/3]]; rows sum to 7/12 and 17/12
+    torch.testing.assert_close(once, torch.tensor([[3 / 7, 4 / 7], [9 / 17, 8 / 17]]))
+
+
+def test_sinkhorn_ends_with_rows_of_one_and_columns_that_share_the_batch() -> None:
+    q = dinov2.sinkhorn(torch.randn(12, 4, generator=generator(7)), iterations=100)
+    torch.testing.assert_close(q.sum(dim=1), torch.ones(12))
+    torch.testing.assert_close(q.sum(dim=0), torch.full((4,), 3.0))
+
+
+def test_sinkhorn_of_nothing_is_nothing() -> None:
+    assert dinov2.sinkhorn(torch.empty(0, 4)).shape == (0, 4)
+
+
+def test_sinkhorn_centring_gives_the_student_distributions() -> None:
+    module: DINOv2 = build("dinov2", centering="sinkhorn")
+    target, _ = module.targets(normalise(images_of(TINY)), torch.zeros(8, 16, dtype=torch.bool), 0.5)
+    torch.testing.assert_close(target.sum(dim=1), torch.ones(8))
+    assert torch.isfinite(loss_of(module, images_of(TINY)))
+
+
+def test_koleo_is_minus_the_mean_log_distance_to_the_nearest_other() -> None:
+    angles = np.deg2rad([0, 10, 100, 250])
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    # Chords 2 sin(angle / 2) to the nearest: 10, 10, 90 and 110 degrees; lengths are of no account.
+    expected = -np.mean(np.log(2 * np.sin(np.deg2rad([10, 10, 90, 110]) / 2)))
+    scaled = torch.tensor(points * [[1], [2], [3], [4]], dtype=torch.float32)
+    assert dinov2.koleo(scaled).item() == pytest.approx(expected, rel=1e-5)  # fp32
+
+
+def test_the_dino_loss_averages_over_all_pairs_of_a_teachers_crop_and_another_crop() -> None:
+    n, p, temperature = 2, 3, 0.1
+    student = torch.randn(2 * n, p, generator=generator(8)) * 0.3
+    local = torch.randn(2 * n, p, generator=generator(9)) * 0.3
+    teacher = torch.randn(2 * n, p, generator=generator(10)).softmax(dim=1)
+
+    def entropy(target: Tensor, logits: Tensor) -> float:
+        z = [x / temperature for x in logits.tolist()]
+        total = math.log(sum(math.exp(x) for x in z))
+        return -sum(t * (x - total) for t, x in zip(target.tolist(), z, strict=True))
+
+    pairs = []
+    for image in range(n):
+        first, second = image, image + n
+        pairs += [entropy(teacher[first], student[second]), entropy(teacher[second], student[first])]
+        for crop in (image, image + n):
+            pairs += [entropy(teacher[first], local[crop]), entropy(teacher[second], local[crop])]
+    measured = dinov2.dino_loss(student, local, teacher, temperature).item()
+    assert measured == pytest.approx(np.mean(pairs), rel=1e-5)  # fp32 against fp64
+    without = [entropy(teacher[i], student[(i + n) % (2 * n)]) for i in range(2 * n)]
+    assert dinov2.dino_loss(student, None, teacher, temperature).item() == pytest.approx(np.mean(without), rel=1e-5)
+
+
+def test_ibot_reaches_masked_patches_alone() -> None:
+    module: DINOv2 = build("dinov2", dino_weight=0.0, koleo_weight=0.0)
+    masks, tokens = [], []
+    drawn = module.masks
+    module.masks = lambda *args: masks.append(drawn(*args)) or masks[-1]  # type: ignore[method-assign, func-returns-value]
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            output.retain_grad()
+            tokens.append(output)
+
+    module.encoder.vit.norm.register_forward_hook(keep)
+    loss_of(module, images_of(TINY)).backward()
+    masked = masks[0][0]
+    assert masked.any()
+    gradient = tokens[0].grad
+    assert gradient is not None
+    assert torch.equal(gradient.abs().sum(dim=2)[:, 1:] > 0, masked)
+    assert not gradient[:, 0].any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_masks_have_their_stated_counts_and_each_crop_weighs_one(seed: int) -> None:
+    module: DINOv2 = build("dinov2")
+    masked, weights = module.masks(16, 16, generator(seed))
+    # Half of 16 crops; ratios at the middles of 8 equal parts of 0.1-0.5, of 16 patches: 2, 2.8, 3.6, ... 7.6
+    assert sorted(masked.sum(dim=1).tolist()) == [0] * 8 + [2, 3, 4, 4, 5, 6, 7, 8]
+    per_crop = torch.zeros(16).index_add(0, masked.nonzero()[:, 0], weights)
+    torch.testing.assert_close(per_crop, (masked.any(dim=1)).float())
+
+
+def test_prototypes_rest_at_the_start_of_the_run() -> None:
+    module: DINOv2 = build("dinov2")
+    loss_of(module, images_of(TINY), progress=0.0).backward()
+    assert module.head.prototypes.grad is None or not module.head.prototypes.grad.any()
+
+
+def test_dinov2_without_local_crops_or_masks_still_trains() -> None:
+    module: DINOv2 = build("dinov2", n_local=0, mask_probability=0.0)
+    loss, terms = module.loss(images_of(TINY), progress=0.5, generator=generator(2))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert terms["ibot"] == 0
+
+
+def test_the_terms_add_up_to_the_loss() -> None:
+    weights = {"dino_weight": 2.0, "ibot_weight": 0.5, "koleo_weight": 0.25}
+    module: DINOv2 = build("dinov2", **weights)
+    loss, terms = module.loss(images_of(TINY), progress=0.5, generator=generator(2))
+    parts = 2.0 * terms["dino"] + 0.5 * terms["ibot"] + 0.25 * terms["koleo"]
+    torch.testing.assert_close(loss, parts)
+
+
+def test_global_crops_come_first_views_first_and_local_crops_are_half_as_large() -> None:
+    module: DINOv2 = build("dinov2")
+    crops, local = module.crops(normalise(images_of(TINY)), generator(0))
+    assert crops.shape == (16, 1, 16, 16)
+    assert local.shape == (16, 1, 8, 8)
+
+
+def test_local_crops_hold_whole_patches() -> None:
+    shape = Shape(width=32, depth=2, heads=2, image_size=28, patch_size=4, channels=1)
+    assert dinov2.local_size(shape, DinoV2Options()) == 16

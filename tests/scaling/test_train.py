@@ -1,0 +1,325 @@
+"""The training loop: the same bits with and without interruption, every image once an epoch, an honest end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scaling.catalog import ALGORITHMS
+from scaling.data.source import Images
+from scaling.grid import RunSpec
+from scaling.options import LearningRate
+from scaling.records import BASELINES
+from scaling.rundir import LeaseLost, RunDir
+from scaling.train import Trained, batches, build, pretrain, resolve_precision, step_seed
+
+CPU = torch.device("cpu")
+TRAINED = [name for name in ALGORITHMS if name not in BASELINES]
+SMALLER: dict[str, dict[str, Any]] = {
+    "dinov2": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
+}
+N_STEPS = 12
+
+
+class Stopped(RuntimeError):
+    """What a test throws into a run."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return np.random.default_rng(0).integers(0, 256, (20, 1, 16, 16), dtype=np.uint8)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Callable[[str], RunDir]:
+    def make(name: str) -> RunDir:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return RunDir(tmp_path / name)
+
+    return make
+
+
+def spec_of(
+    algorithm: str, *, seed: int = 0, precision: str = "fp32", images_seen: int = 90, **options: Any
+) -> RunSpec:
+    entry = ALGORITHMS[algorithm]
+    return RunSpec(
+        model="none",
+        algorithm=algorithm,
+        mixture="all",
+        n_images=20,
+        seed=seed,
+        width=32,
+        depth=2,
+        heads=2,
+        image_size=16,
+        channels=1,
+        patch_size=4,
+        options=entry.options(**{**SMALLER.get(algorithm, {}), **options}),
+        images_seen=images_seen,
+        batch_size=8,
+        precision=precision,  # type: ignore[arg-type]
+        data_identity="0" * 64,
+    )
+
+
+def train(spec: RunSpec, images: Images, run_dir: RunDir, **changed: Any) -> Trained:
+    values: dict[str, Any] = {"device": CPU, "checkpoint_minutes": 0.0, "guard": lambda: None, **changed}
+    return pretrain(spec, images, run_dir, **values)
+
+
+def stop_at(step: int) -> Callable[[int], None]:
+    def on_step(done: int) -> None:
+        if done == step:
+            raise Stopped
+
+    return on_step
+
+
+def curve(run_dir: RunDir) -> list[dict[str, float]]:
+    """What was logged, without the clock's share."""
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in run_dir.metrics()]
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("algorithm", TRAINED)
+def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
+    algorithm: str, precision: str, images: Images, run_dir: Callable[[str], RunDir]
+) -> None:
+    spec = spec_of(algorithm, precision=precision, drop_path=0.2)
+    whole, parts = run_dir("whole"), run_dir("parts")
+    expected = train(spec, images, whole)
+    for step in (3, 4, 9):
+        with pytest.raises(Stopped):
+            train(spec, images, parts, on_step=stop_at(step))
+        torch.rand(7)  # whatever else this process draws is of no account
+    resumed = train(spec, images, parts)
+    assert [line["step"] for line in curve(parts)] == list(range(1, N_STEPS + 1))
+    assert curve(parts) == curve(whole)
+    assert resumed.train_loss == expected.train_loss
+    assert resumed.images_seen == expected.images_seen
+    state = resumed.module.state_dict()
+    for name, tensor in expected.module.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+
+
+def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(
+    images: Images, run_dir: Callable[[str], RunDir]
+) -> None:
+    spec, where = spec_of("mae"), run_dir("run")
+    with pytest.raises(Stopped):
+        train(spec, images, where, on_step=stop_at(7))  # logged, not yet saved
+    heard: list[int] = []
+    train(spec, images, where, on_step=heard.append)
+    assert heard == [7, 8, 9, 10, 11, 12]
+
+
+def test_without_time_for_a_checkpoint_a_stopped_run_starts_again(
+    images: Images, run_dir: Callable[[str], RunDir]
+) -> None:
+    spec, where = spec_of("mae"), run_dir("run")
+    with pytest.raises(Stopped):
+        train(spec, images, where, on_step=stop_at(7), checkpoint_minutes=60.0)
+    heard: list[int] = []
+    train(spec, images, where, on_step=heard.append)
+    assert heard[0] == 1
+    assert [line["step"] for line in curve(where)] == list(range(1, N_STEPS + 1))
+
+
+def test_a_resumed_run_keeps_the_precision_it_began_with(
+    images: Images, run_dir: Callable[[str], RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, where = spec_of("mae", precision="auto"), run_dir("run")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    with pytest.raises(Stopped):
+        train(spec, images, where, on_step=stop_at(7))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert train(spec, images, where).precision == "bf16"
+
+
+def test_the_time_of_all_attempts_counts(images: Images, run_dir: Callable[[str], RunDir]) -> None:
+    spec, where = spec_of("mae"), run_dir("run")
+    with pytest.raises(Stopped):
+        train(spec, images, where, on_step=stop_at(11))
+    before = max(line["seconds"] for line in itertools.islice(where.metrics(), 10))
+    assert train(spec, images, where).seconds >= before > 0
+
+
+def test_a_run_that_lost_its_lease_writes_nothing_more(images: Images, run_dir: Callable[[str], RunDir]) -> None:
+    where = run_dir("run")
+    where.lease("first")
+
+    def on_step(step: int) -> None:
+        if step == 5:
+            where.lease("second")
+
+    with pytest.raises(LeaseLost):
+        train(spec_of("mae"), images, where, guard=partial(where.guard, "first"), on_step=on_step)
+    assert [line["step"] for line in curve(where)] == [1, 2, 3, 4, 5]
+    where.guard("second")
+    heard: list[int] = []
+    train(spec_of("mae"), images, where, guard=partial(where.guard, "second"), on_step=heard.append)
+    assert heard[0] == 5  # the first attempt saved step 4 and could not save step 5
+
+
+# --- the run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", TRAINED)
+def test_another_seed_gives_another_run_and_the_same_seed_the_same(
+    algorithm: str, images: Images, run_dir: Callable[[str], RunDir]
+) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(spec_of(algorithm, seed=seed, images_seen=16), images, run_dir(name))
+    assert curve(run_dir("a")) == curve(run_dir("b"))
+    assert curve(run_dir("a")) != curve(run_dir("c"))
+
+
+def test_the_budget_is_met_in_full_batches(images: Images, run_dir: Callable[[str], RunDir]) -> None:
+    trained = train(spec_of("mae", images_seen=90), images, run_dir("run"))
+    assert trained.images_seen == N_STEPS * 8
+    assert [line["images_seen"] for line in curve(run_dir("run"))] == [8 * step for step in range(1, N_STEPS + 1)]
+
+
+def test_the_loss_of_a_run_is_the_mean_over_its_last_tenth(images: Images, run_dir: Callable[[str], RunDir]) -> None:
+    trained = train(spec_of("mae", images_seen=160), images, run_dir("run"))
+    losses = [line["loss"] for line in curve(run_dir("run"))]
+    assert len(losses) == 20
+    assert trained.train_loss == pytest.approx(np.mean(losses[18:]), rel=1e-6)
+
+
+def test_the_learning_rate_logged_is_the_recipes(images: Images, run_dir: Callable[[str], RunDir]) -> None:
+    spec = spec_of("mae", images_seen=80, warmup=0.2, lr=LearningRate(base=1.0, rule="constant"))
+    train(spec, images, run_dir("run"))
+    expected = [0.5, 1.0] + [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(1, 9)]
+    assert [line["lr"] for line in curve(run_dir("run"))] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_long_run_logs_about_a_hundred_lines_and_its_last_step(
+    images: Images, run_dir: Callable[[str], RunDir]
+) -> None:
+    train(spec_of("mae", images_seen=8 * 205), images, run_dir("run"), checkpoint_minutes=60.0)
+    steps = [line["step"] for line in curve(run_dir("run"))]
+    assert steps == [*range(2, 205, 2), 205]
+
+
+@pytest.mark.parametrize("algorithm", TRAINED)
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(
+    algorithm: str, images: Images, run_dir: Callable[[str], RunDir]
+) -> None:
+    absurd = LearningRate(base=1e38, rule="constant")
+    trained = train(spec_of(algorithm, lr=absurd, warmup=0.0), images, run_dir("run"))
+    assert trained.diverged
+    assert trained.train_loss is None
+    assert trained.images_seen < N_STEPS * 8
+    text = (run_dir("run").path / "metrics.jsonl").read_text()
+    assert all(math.isfinite(value) for line in text.splitlines() for value in json.loads(line).values())
+
+
+@pytest.mark.parametrize("algorithm", BASELINES)
+def test_a_baseline_is_built_and_not_trained(algorithm: str, images: Images, run_dir: Callable[[str], RunDir]) -> None:
+    trained = train(spec_of(algorithm), images, run_dir("run"))
+    assert (trained.images_seen, trained.train_loss, trained.diverged) == (0, None, False)
+    assert list(run_dir("run").path.iterdir()) == []
+
+
+def test_the_seed_fixes_the_initialisation() -> None:
+    def weights(seed: int) -> Tensor:
+        return torch.cat([p.flatten() for p in build(spec_of("mae", seed=seed), CPU, "fp32").parameters()])
+
+    first = weights(0)
+    torch.rand(5)
+    assert torch.equal(first, weights(0))
+    assert not torch.equal(first, weights(1))
+
+
+# --- the order of images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_images", "batch_size"), [(12, 4), (10, 4), (7, 16), (1, 3)])
+def test_every_image_is_seen_once_an_epoch(n_images: int, batch_size: int) -> None:
+    epochs = 4 * batch_size
+    steps = itertools.islice(batches(n_images, batch_size, 0, 0), epochs * n_images // batch_size)
+    seen = torch.cat(list(steps)).reshape(epochs, n_images)
+    assert torch.equal(seen.sort(dim=1).values, torch.arange(n_images).expand(epochs, -1))
+    if n_images > 2:
+        assert len({tuple(row) for row in seen.tolist()}) > epochs / 2  # each epoch in an order of its own
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize(("n_images", "batch_size"), [(12, 4), (10, 4), (7, 16)])
+def test_the_order_goes_on_from_any_step_as_if_never_stopped(n_images: int, batch_size: int, start: int) -> None:
+    whole = list(itertools.islice(batches(n_images, batch_size, 3, 0), start + 6))
+    rest = list(itertools.islice(batches(n_images, batch_size, 3, start), 6))
+    assert torch.equal(torch.stack(whole[start:]), torch.stack(rest))
+
+
+def test_another_seed_gives_another_order() -> None:
+    first, second = (next(batches(100, 100, seed, 0)) for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+# --- seeds of steps ---------------------------------------------------------------------------------------------
+
+
+def test_no_two_steps_of_any_runs_share_a_seed() -> None:
+    steps = range(-100, 1000)  # epochs take the negative ones
+    seeds = [step_seed(seed, step) for seed in (0, 1, 2, 7, 2**31 - 1) for step in steps]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_neighbouring_steps_and_runs_share_no_more_bits_than_chance() -> None:
+    def distance(one: int, other: int) -> int:
+        return (one ^ other).bit_count()
+
+    steps = [distance(step_seed(0, step), step_seed(0, step + 1)) for step in range(1000)]
+    runs = [distance(step_seed(seed, 5), step_seed(seed + 1, 5)) for seed in range(1000)]
+    for distances in (steps, runs):
+        # 63 coins: mean 31.5, deviation 4.0; the mean of 1000 within four standard errors.
+        assert np.mean(distances) == pytest.approx(31.5, abs=4 * 4.0 / 1000**0.5)
+
+
+# --- precision --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+def test_a_precision_that_was_asked_for_is_kept(wanted: str) -> None:
+    assert resolve_precision(wanted, CPU) == wanted
+
+
+@pytest.mark.parametrize(("units", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_the_processor_has_matrix_units(
+    units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
+    assert resolve_precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(("supported", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_on_gpus_that_compute_in_it(
+    supported: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    assert resolve_precision("auto", torch.device("cuda")) == expected
