@@ -65,7 +65,7 @@ def load(table: pd.DataFrame | Path) -> pd.DataFrame:
     if problems:
         raise ValueError("observations: " + "\nobservations: ".join(problems))
     rows["error"] = 1 - rows["auc"]
-    rows["excluded"] = _exclusions(rows)
+    rows["excluded"] = pd.Series(_exclusions(rows), index=rows.index, dtype=object)
     return rows
 
 

@@ -82,7 +82,8 @@ class Writer:
             *answers.correlated(self.correlations),
         ]
         weak = answers.weaknesses(self.fitted, self.lost, self.along["n_params"])
-        blocks: list[Block] = [Words(lines=lines, bullets=True)]
+        brackets = "Errors are 1 - AUC, lower is better; square brackets hold 95 % intervals."
+        blocks: list[Block] = [Words(lines=[brackets]), Words(lines=lines, bullets=True)]
         if weak:
             blocks += [Words(lines=["What to hold against these answers:"]), Words(lines=weak, bullets=True)]
         return Section(title="In short", blocks=blocks)

@@ -2,10 +2,9 @@
 
 A case bootstrap of so few points covers far too little. Residuals of the logarithms are taken as normal with one
 unknown variance, estimated with n - p degrees of freedom, and Student's t pays for how badly few points know it. For
-the power law this is exact (linear regression); for other laws it is the delta method at the optimum, which is not: measured,
-it covers the saturating law's parameters where its floor is seen, and the floor only four times in five where it is not.
-The intervals belong to the fit by squares; those of another objective would need another theory,
-so it gets none.
+the power law this is exact (linear regression). For other laws it is the delta method at the optimum, which is not:
+measured, it covers the saturating law's parameters where the floor is seen, but a floor that is not seen only four
+times in five. The intervals belong to the fit by squares; another objective would need another theory and gets none.
 """
 
 from __future__ import annotations

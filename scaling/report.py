@@ -31,7 +31,10 @@ def observations(plan: Plan) -> pd.DataFrame:
 
 
 def _rows(run: PlannedRun) -> Iterator[dict[str, Any]]:
+    """None while a run is under way: half its tasks would leave only those to compare all runs on."""
     record, failure = run.dir.record(), run.dir.failure()
+    if failure is None and not run.done:
+        return
     common = {"run": run.dir.run, **vars(run.point)}
     if record is None:
         if failure is not None:
@@ -91,6 +94,7 @@ def provenance(plan: Plan) -> dict[str, str]:
     devices = sorted({f"{r.environment['device']}, {r.environment['precision']}" for r in records if r.environment})
     return {
         "sweep": plan.document.path,
+        "runs": f"{sum(run.done for run in plan.runs)} of {len(plan.runs)} done",
         "written": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": _commit(),
         "run directories": str(plan.root / "runs"),

@@ -11,6 +11,8 @@ from analysis.figures.style import panels, styled
 
 DISCOVERIES = 0.05
 """False-discovery rate at which a pair is framed."""
+LUMA = (0.299, 0.587, 0.114)
+"""Brightness of red, green and blue (ITU-R BT.601), to write white on dark."""
 
 
 def table(correlations: pd.DataFrame) -> pd.DataFrame:
@@ -34,7 +36,7 @@ def draw(correlations: pd.DataFrame) -> Figure:
                 f"{pair['pearson']:+.2f} [{pair['pearson_low']:+.2f}, {pair['pearson_high']:+.2f}]\n"
                 f"p = {pair['p']:.2g}, q = {pair['q']:.2g}, n = {pair['n_tasks']}"
             )
-            dark = abs(pair["pearson"]) > 0.65
+            dark = np.dot(image.to_rgba(pair["pearson"])[:3], LUMA) < 0.55
             axes.text(*at, words, ha="center", va="center", fontsize=7, color="white" if dark else "black")
             if pair["q"] < DISCOVERIES:
                 axes.add_patch(Rectangle((at[0] - 0.48, at[1] - 0.46), 0.96, 0.92, fill=False, lw=2, ec="black"))

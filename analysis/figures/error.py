@@ -27,6 +27,8 @@ FIXED: dict[str, list[str]] = {
     "train_flops": ["algorithm", "mixture", "n_images"],
 }
 """What is held along an axis, so that a curve compares like with like."""
+MOST_COLUMNS = 4
+"""Panels side by side."""
 BAND_REACH = 2.0
 """A band is drawn to so many times beyond the errors seen; that of three points would fill the page."""
 DASHES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
@@ -121,8 +123,8 @@ def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: s
     """One panel per value of `panel_by`; colour is the algorithm, marker and dash the mixture (or data size)."""
     with styled():
         groups = list(dict.fromkeys(curve.fixed[panel_by] for curve in found))
-        columns = min(4, max(1, len(groups)))
-        figure, grid = panels(-(-len(groups) // columns), columns)
+        rows = -(-len(groups) // MOST_COLUMNS)
+        figure, grid = panels(rows, -(-len(groups) // rows))
         algorithms = sorted({curve.fixed["algorithm"] for curve in found})
         others = list(dict.fromkeys(_other(curve, panel_by) for curve in found))
         colour, marker = colours(algorithms), markers(others)
@@ -138,13 +140,13 @@ def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: s
                 other = _other(curve, panel_by)
                 _draw_curve(axes, curve, colour[curve.fixed["algorithm"]], marker[other], others.index(other))
             drawn |= _draw_references(axes, mine[0].axis, references, groups[i], panel_by)
-            axes.set_title(_title(panel_by, groups[i]))
+            axes.set_title(_title(panel_by, groups[i]) + _not_drawn(mine))
             axes.set_xlabel(AXIS_LABELS[mine[0].axis])
             ticks_at(axes.xaxis, [x for curve in mine for x in curve.runs["x"]])
         for row in grid:
             row[0].set_ylabel(ylabel)
             plain_log(row[0].yaxis)
-        _legend(figure, colour, marker, drawn, found)
+        _legend(figure, colour, marker, drawn, found, columns=4 if len(groups) > 1 else 2)
     return figure
 
 
@@ -157,12 +159,14 @@ def _title(panel_by: str, group: str) -> str:
     return {"n_images": f"pretrained on {group} images", "mixture": f"mixture {group}"}.get(panel_by, group)
 
 
+def _not_drawn(mine: list[Curve]) -> str:
+    """A logarithmic axis has no place for a run without error."""
+    n = sum(int((curve.runs["error"] <= 0).sum()) for curve in mine)
+    return f"\n({n} of {sum(len(curve.runs) for curve in mine)} runs without error: not drawn)" if n else ""
+
+
 def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, dash: int) -> None:
     runs = curve.runs[curve.runs["error"] > 0].sort_values("x")
-    if len(runs) < len(curve.runs):
-        words = f"{curve.name}: {len(curve.runs) - len(runs)} without error not drawn"
-        lines = len(axes.texts)
-        axes.text(0.02, 0.02 + 0.06 * lines, words, transform=axes.transAxes, fontsize=6, color=colour, va="bottom")
     if runs.empty:
         return
     axes.errorbar(
@@ -178,7 +182,8 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, dash: int) -
         alpha=0.85,
     )
     if not curve.fit.status.usable:
-        means = runs.groupby("x")["error"].mean()
+        means = curve.runs.groupby("x")["error"].mean()
+        means = means[means > 0]
         axes.plot(means.index, means, color=colour, lw=0.8, ls=":")
         return
     x = np.geomspace(runs["x"].min(), runs["x"].max(), 60)
@@ -208,7 +213,13 @@ def _draw_references(axes: Axes, axis: str, references: References, group: str, 
 
 
 def _legend(
-    figure: Figure, colour: dict[str, str], marker: dict[str, str], drawn: set[str], found: list[Curve]
+    figure: Figure,
+    colour: dict[str, str],
+    marker: dict[str, str],
+    drawn: set[str],
+    found: list[Curve],
+    *,
+    columns: int,
 ) -> None:
     handles = [Line2D([], [], color=c, lw=2, label=name) for name, c in colour.items()]
     if len(marker) > 1:
@@ -222,4 +233,4 @@ def _legend(
         handles.append(Line2D([], [], color=REFERENCE, label="encoder at initialisation", **RANDOM))
     if "pixels" in drawn:
         handles.append(Line2D([], [], color=REFERENCE, label="pixels", **PIXELS))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))

@@ -1,4 +1,4 @@
-"""A sweep that never ran: its errors follow a power law whose exponents are known, with one failed, one diverged run."""
+"""A sweep that never ran: its errors follow power laws of known exponents; one run failed, one diverged."""
 
 from __future__ import annotations
 
@@ -105,8 +105,7 @@ def exponents() -> dict[str, float]:
     return dict(EXPONENTS)
 
 
-@pytest.fixture
-def tasks() -> pd.DataFrame:
+def make_tasks() -> pd.DataFrame:
     """A task table whose `samples` go with the planted exponents."""
     return pd.DataFrame(
         {
@@ -122,3 +121,21 @@ def tasks() -> pd.DataFrame:
             "davies_bouldin_reason": ["a multi-label task has no clusters", "", "", "", ""],
         }
     )
+
+
+@pytest.fixture
+def tasks() -> pd.DataFrame:
+    """See `make_tasks`."""
+    return make_tasks()
+
+
+@pytest.fixture(scope="session")
+def whole_sweep() -> pd.DataFrame:
+    """The whole made-up sweep, not to be changed."""
+    return make_sweep()
+
+
+@pytest.fixture(scope="session")
+def all_tasks() -> pd.DataFrame:
+    """Its tasks, not to be changed."""
+    return make_tasks()

@@ -108,8 +108,8 @@ def test_the_power_law_extrapolates_published_curves_as_its_authors_code(
 def test_the_saturating_law_extrapolates_published_curves_better_than_the_power_law(
     shared: Path, domain: str, at_most: float
 ) -> None:
-    # M2 of the paper has our formula, but not our objective: its code gives .0341 on translation where least squares of
-    # ln y gives .048. That is no worse optimum (next test), so the published number is not reproduced, and not asserted.
+    # M2 of the paper has our formula; its authors' procedure gives a mean of .0341 on translation, least squares of
+    # ln y .0482. As no better optimum of the latter exists (next test), the published number is not reproduced here.
     # What holds on every curve: the error is at most this share of the power law's (.09 to .37, .05 to .11).
     for curve in curves(shared, domain):
         assert extrapolation_error(SATURATING, *curve) < at_most * extrapolation_error(POWER, *curve)

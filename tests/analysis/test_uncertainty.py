@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.fit import Fit, Status, cell_means, fit
 from analysis.laws import LAWS
@@ -52,8 +53,6 @@ def test_several_seeds_a_size_keep_the_coverage_whether_or_not_sizes_have_luck_o
 
 
 def test_a_power_laws_interval_is_that_of_linear_regression() -> None:
-    from scipy import stats
-
     x = np.geomspace(1e6, 1e9, 5)
     y = noisy(POWER, PLANTED, x, 0.05, 0)
     line = stats.linregress(np.log(x), np.log(y))

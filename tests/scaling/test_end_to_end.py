@@ -241,6 +241,13 @@ def test_ray_gives_the_same_numbers_as_one_process(finished: Finished, tmp_path:
             assert one == other
 
 
+def in_session(session: int) -> list[str]:
+    """Commands of the living processes of a session."""
+    listed = subprocess.run(["ps", "-eo", "sid,stat,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    return [args for sid, state, args in rows if sid == str(session) and not state.startswith("Z")]
+
+
 @pytest.mark.ray
 def test_a_sweep_killed_midway_is_finished_by_the_same_command(sweep_file: Callable[..., Path], tmp_path: Path) -> None:
     path, runs = sweep_file(("images_seen: 64", "images_seen: 640")), tmp_path / "state" / "runs"
@@ -252,10 +259,11 @@ def test_a_sweep_killed_midway_is_finished_by_the_same_command(sweep_file: Calla
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     log.close()
+    while in_session(driver.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not in_session(driver.pid)  # workers die with the driver, within seconds
     before = written(runs, "*/result.json")
     assert 3 <= len(before) < 10, (tmp_path / "log").read_text()
-    time.sleep(3)  # orphans die with their parents; one that lived on would still write
-    assert written(runs, "*/result.json") == before
 
     ended = subprocess.run(command(path), capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -149,7 +149,7 @@ def test_resamples_that_lose_a_rare_class_are_left_out() -> None:
 def test_accuracy_of_classes_counts_the_largest_score() -> None:
     scores = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.35, 0.25], [0.2, 0.6, 0.2]])
     for kind in ("multi-class", "ordinal"):
-        assert accuracy(scores, np.array([0, 2, 1, 1]), kind).value == 0.75  # type: ignore[arg-type]
+        assert accuracy(scores, np.array([0, 2, 1, 1]), kind).value == 0.75
 
 
 def test_accuracy_of_a_binary_task_asks_for_more_than_a_half() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scaling.catalog import MODELS
 from scaling.models.vit import Encoder, Shape, gather, n_params, patchify, position_table
 
 # fp32 has 24 bits: sums of some hundred terms of size 1 in another order differ by about 1e-6, two blocks by 1e-5.
-FP32 = {"rtol": 1e-4, "atol": 1e-5}
+FP32: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def shape_of(model: str, *, image_size: int = 32, patch_size: int = 4, channels: int = 1) -> Shape:

@@ -30,7 +30,7 @@ def edit(packs: Path, name: str, **arrays: NDArray | None) -> None:
     path = packs / f"{name}.npz"
     with np.load(path) as file:
         held = {key: file[key] for key in file.files}
-    np.savez(path, **{key: value for key, value in {**held, **arrays}.items() if value is not None})  # type: ignore[arg-type]
+    np.savez(path, **{key: value for key, value in {**held, **arrays}.items() if value is not None})
 
 
 def arrays_of(packs: Path, name: str) -> dict[str, NDArray]:
@@ -38,7 +38,7 @@ def arrays_of(packs: Path, name: str) -> dict[str, NDArray]:
         return {key: file[key] for key in file.files}
 
 
-def problems(packs: Path, **files: dict[str, Any]) -> str:
+def problems(packs: Path, **files: Any) -> str:
     with pytest.raises(SpecError) as caught:
         source(packs, **files)
     return str(caught.value)

