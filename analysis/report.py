@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import answers
 from analysis.benefit import benefits, headline
@@ -20,7 +19,7 @@ from analysis.figures import benefit as benefit_figure
 from analysis.figures import correlation as correlation_figure
 from analysis.figures import error as error_figure
 from analysis.figures.error import Curve, References, curves, unplaced
-from analysis.figures.style import save
+from analysis.figures.style import Figure, save
 from analysis.observations import (
     MAIN_PROBE,
     Exclusion,

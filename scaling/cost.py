@@ -70,6 +70,8 @@ def estimate_seconds(model: str, algorithm: str, train_flops: float, measured: S
     if not near:
         return None
     evidence = near + [m for m in measured if m.train_flops == 0]
+    if len({m.train_flops for m in evidence}) == 1:  # no line through one point but the one from the origin
+        return train_flops * sum(m.seconds for m in evidence) / sum(m.train_flops for m in evidence)
     columns = np.array([[1.0, m.train_flops / train_flops] for m in evidence])
     overhead, scaled = nnls(columns, np.array([m.seconds for m in evidence]))[0]
     return float(overhead + scaled)

@@ -21,7 +21,7 @@ from scaling.options import Options
 from scaling.rundir import RunDir, read_json, write_json
 
 ROOT_VARIABLE = "SCALING_DATA_ROOT"
-PROBE_SCHEMA = 1
+PROBE_SCHEMA = 2
 """Raised when the meaning of a probe's fingerprint or of its result changes."""
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from scaling import checkpoint
@@ -78,6 +79,14 @@ def execute(path: Path, token: str, on_step: Callable[[int], None] = lambda step
     job = Job.model_validate_json((path / "job.json").read_text())
     device = torch.device("cuda" if job.use_gpu and torch.cuda.is_available() else "cpu")
     torch.set_num_threads(job.cpus)
+    with threadpool_limits(job.cpus):  # small problems of the probes are many times slower on threads that must share
+        return _execute(job, run_dir, guard, device, on_step)
+
+
+def _execute(
+    job: Job, run_dir: RunDir, guard: Callable[[], None], device: torch.device, on_step: Callable[[int], None]
+) -> RunRecord:
+    path = run_dir.path
     data, record = Data(job), run_dir.record()
     if record is None:
         trained = pretrain(

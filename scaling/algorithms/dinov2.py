@@ -59,10 +59,10 @@ class Head(nn.Module):
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(self, tokens: Tensor, *, frozen: bool = False) -> Tensor:
-        """(..., P) cosines in fp32; `frozen` keeps gradients off the prototypes."""
+        """(..., P) cosines, fp32 after a product in the precision of the run; `frozen` keeps gradients off the prototypes."""
         at = F.normalize(self.mlp(tokens).float(), dim=-1, eps=1e-6)
         prototypes = F.normalize(self.prototypes.detach() if frozen else self.prototypes, dim=-1)
-        return F.linear(at, prototypes)
+        return F.linear(at, prototypes).float()
 
 
 class DINOv2(nn.Module):

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.data.source import Images, Pool, Split, Task, TaskInfo
+from scaling.data.source import Images, Pool, Split, Task, TaskInfo, TaskKind
 from scaling.errors import Problem, SpecError, unknown
 from scaling.options import NpzOptions, NpzPack
 
@@ -65,6 +65,9 @@ class Npz:
             return
         try:
             arrays = self._load(name)
+        except TypeError:
+            yield Problem(where=where, what=f"{path} is no readable .npz: it holds one bare array; save it by np.savez")
+            return
         except (OSError, ValueError, BadZipFile, EOFError) as error:
             yield Problem(where=where, what=f"{path} is no readable .npz: {error}")
             return
@@ -80,6 +83,10 @@ class Npz:
                 yield Problem(where=where, what=what)
             if len(labels) != len(images):
                 yield Problem(where=where, what=f"{split} has {len(images)} images and {len(labels)} labels")
+            if pack.task and (wrong := _misfit(labels, pack.task.kind)):
+                yield Problem(
+                    where=f"{where}.task.kind", what=f"{split}_labels are no {pack.task.kind} labels: {wrong}"
+                )
         if isinstance(pack.modality, dict):
             yield from self._check_classes(where, arrays, pack.modality)
             if pack.task and pack.task.modality is None:
@@ -153,6 +160,22 @@ def _resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return small if small.ndim == 3 else small[..., None]
 
     return np.stack([one(image) for image in images])
+
+
+def _misfit(labels: NDArray, kind: TaskKind) -> str:
+    """Why labels cannot be those of a task of this kind, and what is wanted; empty when they can."""
+    many = labels.ndim == 2 and labels.shape[1] > 1
+    if labels.dtype.kind not in "iub":
+        return f"they are {labels.dtype}; integers wanted"
+    if kind == "multi-label":
+        if not many:
+            return f"their shape is {labels.shape}; (n, labels) wanted, or another kind"
+        return "" if np.isin(labels, (0, 1)).all() else "values besides 0 and 1; each label is 0 or 1"
+    if many or labels.ndim not in (1, 2):
+        return f"their shape is {labels.shape}; (n,) or (n, 1) wanted, or kind multi-label"
+    if kind == "binary" and not np.isin(labels, (0, 1)).all():
+        return f"values {labels.min()} to {labels.max()}; 0 and 1 wanted, or kind multi-class"
+    return f"a class {labels.min()}; classes count from 0" if len(labels) and labels.min() < 0 else ""
 
 
 def _labels(arrays: Arrays, split: str) -> NDArray[np.int64]:

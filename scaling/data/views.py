@@ -6,10 +6,15 @@ Letters: B batch, C channels, H = W pixels.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+P = ParamSpec("P")
 MEAN, STD = 0.5, 0.25
 """One pair for every modality: values 0-255 become -2 to 2, grey stays grey."""
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -24,6 +29,20 @@ def uniform(generator: Generator, shape: tuple[int, ...], low: float = 0.0, high
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 
+def full_precision(view: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Runs a view outside autocast: bf16 coordinates would shift crops by half a pixel of 224."""
+
+    @functools.wraps(view)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        images = args[0]
+        assert isinstance(images, Tensor)
+        with torch.autocast(images.device.type, enabled=False):
+            return view(*args, **kwargs)
+
+    return outside
+
+
+@full_precision
 def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], generator: Generator) -> Tensor:
     """Crop of random area, aspect 3/4 to 4/3 and place, flipped with probability 1/2, resized to `size` pixels.
 
@@ -42,6 +61,7 @@ def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], gene
     return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
+@full_precision
 def jitter(images_BCHW: Tensor, generator: Generator, *, probability: float = 0.8) -> Tensor:
     """Brightness and contrast +-40 %; for colour also saturation +-20 %, hue +-0.1 turns and grey in a fifth.
 

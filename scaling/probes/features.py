@@ -32,15 +32,18 @@ def extract(encode: Encode, images: Images, *, batch_size: int, device: torch.de
 
 
 def subset(labels: NDArray[np.int64], largest: int, seed: int) -> NDArray[np.int64]:
-    """At most `largest` positions, every class in proportion (rounded up); all of them where they are fewer."""
+    """At most `largest` positions, the classes in proportion and each at least once; all where they are fewer."""
     if len(labels) <= largest:
         return np.arange(len(labels))
     generator = np.random.default_rng(seed)
     if labels.ndim == 2:
         return np.sort(generator.permutation(len(labels))[:largest])
-    share = largest / len(labels)
-    members = (np.flatnonzero(labels == c) for c in np.unique(labels))
-    return np.sort(np.concatenate([generator.permutation(m)[: int(np.ceil(len(m) * share))] for m in members]))
+    turns = np.empty(len(labels))  # the smallest win: Sainte-Lague's apportionment, after one image of each class
+    for c in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == c))
+        turns[members] = (np.arange(len(members)) + 0.5) / len(members)
+        turns[members[0]] = -1
+    return np.sort(np.argsort(turns, kind="stable")[:largest])
 
 
 def extract_task(

@@ -108,21 +108,7 @@ def test_the_same_seed_gives_the_same_bits(name: str) -> None:
             assert torch.equal(one.grad, other.grad)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                name == "dinov2",
-                strict=True,
-                raises=RuntimeError,
-                reason="autocast makes the head's cosines bf16, which do not move the fp32 centres",
-            ),
-        )
-        for name in TRAINED
-    ],
-)
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_loss_in_bf16_is_about_that_in_fp32(name: str) -> None:
     module, images = build(name), images_of(TINY)
     exact = loss_of(module, images)

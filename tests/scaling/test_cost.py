@@ -103,9 +103,6 @@ def test_an_estimate_for_a_new_algorithm_lies_between_those_that_are_known() -> 
     assert 44.0 < estimate < 124.0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="one size alone leaves overhead and rate undetermined, and all of it becomes overhead"
-)
 def test_evidence_of_one_size_alone_scales_by_flops() -> None:
     assert estimate_seconds("vit_l", "mae", 400.0, SEEN[:1]) == pytest.approx(56.0)
 

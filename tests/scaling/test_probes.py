@@ -289,7 +289,6 @@ def test_a_choice_of_training_images_keeps_every_class_in_proportion() -> None:
     assert np.array_equal(subset(labels, 1000, seed=0), np.arange(1000))
 
 
-@pytest.mark.xfail(strict=True, reason="each class is rounded up, so many classes give more than the largest number")
 def test_a_choice_of_training_images_is_never_larger_than_asked() -> None:
     labels = np.repeat(np.arange(11), [501, *[100] * 10])
     assert len(subset(labels, 100, seed=0)) <= 100

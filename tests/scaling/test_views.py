@@ -68,21 +68,7 @@ def test_the_images_themselves_stay_as_they_are(view: View) -> None:
     assert torch.equal(images, noise())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                name in ("random_crop", "jitter"),
-                strict=True,
-                raises=AssertionError,
-                reason="their matrix products fall under autocast: crops sit up to half a pixel of 224 beside",
-            ),
-        )
-        for name in VIEWS
-    ],
-)
+@pytest.mark.parametrize("name", VIEWS)
 def test_the_precision_of_training_does_not_change_the_views(name: str) -> None:
     images = noise(channels=3)
     exact = VIEWS[name](images, generator(3))
