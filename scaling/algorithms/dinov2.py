@@ -59,7 +59,7 @@ class Head(nn.Module):
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(self, tokens: Tensor, *, frozen: bool = False) -> Tensor:
-        """(..., P) cosines, fp32 after a product in the precision of the run; `frozen` keeps gradients off the prototypes."""
+        """(..., P) cosines as fp32, from a product in the precision of the run; `frozen` holds the prototypes still."""
         at = F.normalize(self.mlp(tokens).float(), dim=-1, eps=1e-6)
         prototypes = F.normalize(self.prototypes.detach() if frozen else self.prototypes, dim=-1)
         return F.linear(at, prototypes).float()
