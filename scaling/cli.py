@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DONE, BAD_INPUT, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
 """Exit codes."""
+WIDE = 160
+"""Columns of tables that go to a file or a pipe, so that no name is cut."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
 
 
 def _planned(options: argparse.Namespace) -> Plan:

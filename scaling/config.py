@@ -240,7 +240,7 @@ def _explain(document: Document, details: ErrorDetails) -> Problem:
     elif kind in {OURS, "leak", "unused", "order"}:
         what = details["msg"]
     else:
-        message = details["msg"].removeprefix("Input ").replace("valid ", "")
+        message = details["msg"].removeprefix("Input ").replace("a valid integer", "an integer").replace("valid ", "")
         shown = json.dumps(details.get("input"), default=str)
         what = f"{message[0].lower()}{message[1:]} (got {shown if len(shown) < 60 else shown[:57] + '...'})"
     return document.problem(location, what)
@@ -276,6 +276,7 @@ def _options_in(annotation: Any) -> list[type[Options]]:
 
 def _between_sections(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _mixture_names(raw)
+    yield from _unseen_images(raw)
     yield from _patches(raw)
     yield from _probes(raw)
     yield from _idle_options(raw)
@@ -313,6 +314,17 @@ def _mixture_names(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     for name in defined if "mixtures" in raw else []:
         if name not in used:
             yield ("mixtures", name), "is defined but no point uses it; add it to grid.mixture or remove it"
+
+
+def _unseen_images(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
+    """A run that never sees all its images would stand at the wrong place of the data axis."""
+    seen = _section(raw, "pretrain").get("images_seen")
+    for at, entry in _point_sets(raw, adding=True):
+        sizes = entry.get("n_images")
+        for i, n_images in enumerate(_as_list(sizes)):
+            if isinstance(n_images, int) and isinstance(seen, int) and n_images > seen > 0:
+                place = (*at, "n_images", i) if isinstance(sizes, list) else (*at, "n_images")
+                yield place, f"{n_images} is more than pretrain.images_seen {seen}, so some would never be seen"
 
 
 def _patches(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:

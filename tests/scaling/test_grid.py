@@ -149,7 +149,7 @@ def test_a_spec_knows_its_point(sweep_file: Write) -> None:
         assert spec(sweep, point, "").point == point
 
 
-@pytest.mark.parametrize(("images_seen", "steps"), [(63, 4), (64, 4), (65, 5), (1, 1)])
+@pytest.mark.parametrize(("images_seen", "steps"), [(63, 4), (64, 4), (65, 5), (32, 2)])
 def test_the_budget_is_met_with_full_batches(sweep_file: Write, images_seen: int, steps: int) -> None:
     assert spec_in(sweep_file(("images_seen: 64", f"images_seen: {images_seen}"))).n_steps == steps
 
