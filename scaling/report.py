@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -97,7 +98,7 @@ def provenance(plan: Plan) -> dict[str, str]:
         "runs": f"{sum(run.done for run in plan.runs)} of {len(plan.runs)} done",
         "written": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": _commit(),
-        "run directories": str(plan.root / "runs"),
+        "run directories": os.path.relpath(plan.root / "runs"),
         "devices": "; ".join(devices),
         "python": platform.python_version(),
         **{name: version(name) for name in VERSIONS},

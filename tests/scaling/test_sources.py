@@ -1,0 +1,117 @@
+"""The contract of a source, over the whole table: a new source gives one example here and is tested on arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scaling.catalog import SOURCES
+from scaling.data.mixture import select
+from scaling.data.source import Source
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "phantoms": {"image_size": 32, "pool_size": 300, "n_train": 40, "n_val": 24, "n_test": 24},
+    "npz": {
+        "image_size": 28,
+        "files": {
+            "shapes.npz": {
+                "modality": {"slice": "ct", "film": "xray"},
+                "pretrain": ["train"],
+                "task": {"kind": "binary", "modality": "mixed"},
+            },
+            "cells.npz": {"modality": "microscopy", "pretrain": ["train"], "task": {"kind": "multi-class"}},
+        },
+    },
+}
+Open = Callable[..., Source]
+
+
+@pytest.fixture(params=sorted(SOURCES))
+def open_source(request: pytest.FixtureRequest, packs: Path) -> Open:
+    """Opens the example of a source, with other options if wanted."""
+    name = request.param
+
+    def opened(**changed: Any) -> Source:
+        where = {"root": str(packs)} if "root" in SOURCES[name].options.model_fields else {}
+        values = {"source": name, "channels": 3, **EXAMPLES[name], **where, **changed}
+        source: Source = SOURCES[name].load()(SOURCES[name].options.model_validate(values))
+        return source
+
+    return opened
+
+
+def test_every_source_has_an_example() -> None:
+    assert set(EXAMPLES) == set(SOURCES)
+
+
+def test_two_openings_offer_the_same_images(open_source: Open) -> None:
+    one, other = open_source(), open_source()
+    np.testing.assert_array_equal(one.pool().keys, other.pool().keys)
+    np.testing.assert_array_equal(one.pool().modality, other.pool().modality)
+    some = np.arange(0, len(one.pool().keys), 7)
+    np.testing.assert_array_equal(one.read(some), other.read(some))
+
+
+def test_keys_are_distinct_and_every_image_has_a_named_modality(open_source: Open) -> None:
+    pool = open_source().pool()
+    assert len(np.unique(pool.keys)) == len(pool.keys) == len(pool.groups) == len(pool.modality)
+    assert set(np.unique(pool.modality)) == set(range(len(pool.modalities)))
+
+
+def test_images_come_in_the_order_asked_for(open_source: Open) -> None:
+    source = open_source()
+    asked = np.random.default_rng(0).permutation(len(source.pool().keys))[:50]
+    np.testing.assert_array_equal(source.read(asked)[::-1], source.read(asked[::-1]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("image_size", [28, 32])
+def test_images_have_the_size_and_channels_asked_for(open_source: Open, image_size: int, channels: int) -> None:
+    source = open_source(image_size=image_size, channels=channels)
+    task = source.task(source.tasks()[0].name)
+    for images in (source.read(np.arange(5)), task.train.images, task.val.images, task.test.images):
+        assert images.dtype == np.uint8
+        assert images.shape[1:] == (channels, image_size, image_size)
+
+
+def test_a_smaller_set_is_part_of_a_larger_one(open_source: Open) -> None:
+    pool = open_source().pool()
+    small, large = (set(select(pool, "natural", n).indices.tolist()) for n in (20, 60))
+    assert small < large
+
+
+def test_tasks_are_what_they_announce(open_source: Open) -> None:
+    source = open_source()
+    for info in source.tasks():
+        task = source.task(info.name)
+        assert task.info == info
+        for split in (task.train, task.val, task.test):
+            assert len(split.images) == len(split.labels) > 0
+            if info.kind == "multi-label":
+                assert split.labels.shape[1] == info.n_classes
+                assert set(np.unique(split.labels)) <= {0, 1}
+            else:
+                assert set(np.unique(split.labels)) <= set(range(info.n_classes))
+
+
+def test_no_image_of_a_task_stands_in_two_splits(open_source: Open) -> None:
+    source = open_source()
+    for info in source.tasks():
+        task = source.task(info.name)
+        seen = [{image.tobytes() for image in split.images} for split in (task.train, task.val, task.test)]
+        assert len(set.union(*seen)) == sum(map(len, seen))
+
+
+def test_a_task_at_another_size_has_another_identity(open_source: Open) -> None:
+    one, other = open_source(), open_source(image_size=48)
+    assert not {info.identity for info in one.tasks()} & {info.identity for info in other.tasks()}
+
+
+def test_an_unknown_task_is_answered_with_the_known_ones(open_source: Open) -> None:
+    source = open_source()
+    with pytest.raises(KeyError, match=source.tasks()[0].name):
+        source.task("nosuch")
