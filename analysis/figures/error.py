@@ -33,7 +33,7 @@ BAND_REACH = 2.0
 """A band is drawn to so many times beyond the errors seen; that of three points would fill the page."""
 DASHES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
 RANDOM: dict[str, Any] = {"lw": 1, "ls": (0, (4, 2))}
-PIXELS: dict[str, Any] = {"lw": 1, "ls": (0, (1, 1))}
+PIXELS: dict[str, Any] = {"lw": 1, "ls": (0, (8, 2, 1, 2))}
 
 
 @dataclass(frozen=True, kw_only=True)

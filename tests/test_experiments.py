@@ -1,0 +1,100 @@
+"""The sweeps that ship: they plan, they are what the README says, and they run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scaling.config import load
+from scaling.plan import Plan, load_plan, make_plan, open_source
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+def planned(path: Path, data_root: Path | None = None) -> Plan:
+    sweep, document = load(path)
+    sweep, source = open_source(sweep, document, data_root=str(data_root) if data_root else None)
+    return make_plan(sweep, document, source)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_opens_with_question_command_cost_and_answer(path: Path) -> None:
+    sweep, document = load(path)
+    assert sweep.name == path.stem
+    opening = "".join(line for line in document.text.splitlines(keepends=True) if line.startswith("#"))
+    for part in (sweep.question, f"scaling run experiments/{path.name}", "# Cost:", "# An answer:"):
+        assert part in opening
+
+
+def test_the_quickstart_is_a_full_grid_of_36_runs_with_baselines() -> None:
+    plan = planned(ROOT / "experiments" / "quickstart.yaml")
+    grid = [run.point for run in plan.runs if run.point.n_images]
+    axes = [len({getattr(point, axis) for point in grid}) for axis in ("model", "algorithm", "n_images", "mixture")]
+    assert axes == [3, 2, 3, 2]
+    assert len(grid) == 36
+    assert {run.point.algorithm for run in plan.runs} == {"mae", "dinov2", "random", "pixels"}
+    assert plan.synthetic
+
+
+def test_medical28_covers_what_it_promises(shared: Path) -> None:
+    plan = planned(ROOT / "experiments" / "medical28.yaml", shared / "data")
+    grid = [run.point for run in plan.runs if run.point.n_images]
+    assert len({point.model for point in grid}) == 4
+    assert {point.n_images for point in grid} == {500, 3000, 12000, 48000}
+    assert {point.mixture for point in grid} == {"all", "microscopy"}
+    assert {point.seed for point in grid} == {0, 1}
+    assert len(plan.tasks) == 5
+    assert not plan.synthetic
+
+
+def run(sweep: Path, out: Path, *more: str) -> None:
+    command = [sys.executable, "-m", "scaling.cli", "run", str(sweep), "--out", str(out), *more]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1500, cwd=ROOT)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1600)
+def test_the_quickstart_runs_to_the_end(tmp_path: Path) -> None:
+    sweep, root = tmp_path / "quickstart.yaml", tmp_path / "state"
+    sweep.write_text((ROOT / "experiments" / "quickstart.yaml").read_text() + f"root: {root}\n")
+    run(sweep, tmp_path / "report")
+    plan = load_plan(root, "quickstart")
+    assert all(r.done for r in plan.runs)
+    rows = pd.read_csv(tmp_path / "report" / "observations.csv")
+    linear = rows[rows["probe"] == "linear"]
+    trained = linear[linear["n_images"] > 0]
+    # 36 runs x 5 tasks of chance would average 0.5 with a standard error below 0.005.
+    assert trained["auc"].mean() > 0.55
+    assert linear["auc"].max() < 1  # no task is solved
+    for name in ("error_n_params", "error_n_images", "error_train_flops", "benefit", "correlation"):
+        assert (tmp_path / "report" / "figures" / f"{name}.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_small_medical28_runs_on_the_real_packs(tmp_path: Path, shared: Path) -> None:
+    text = (ROOT / "experiments" / "medical28.yaml").read_text()
+    head, rest = text.split("exclude:")[0], "mixtures:" + text.split("mixtures:")[1]
+    small = (
+        (head + rest)
+        .replace("[vit_atto, vit_femto, vit_pico, vit_nano]", "[vit_atto]")
+        .replace("[500, 3000, 12000, 48000]", "[500, 2000]")
+        .replace("seed: [0, 1]", "seed: [0]")
+        .replace("images_seen: 49152", "images_seen: 2048")
+    )
+    sweep, root = tmp_path / "medical28.yaml", tmp_path / "state"
+    sweep.write_text(f"{small}\nroot: {root}\n")
+    run(sweep, tmp_path / "report", "--launcher", "inline", "--data-root", str(shared / "data"))
+    rows = pd.read_csv(tmp_path / "report" / "observations.csv")
+    linear = rows[rows["probe"] == "linear"].groupby("task")["auc"].mean()
+    # Tasks that a linear read-out of pixels nearly solves (README of the packs) stay nearly solved.
+    assert linear[["mednist", "dsb2018", "bccd"]].min() > 0.97
+    assert linear[["breast", "pneumonia"]].between(0.6, 0.98).all()
+    assert not list((tmp_path / "report").rglob("gallery*"))  # real images are never reproduced
