@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -102,4 +103,5 @@ def _table(now: Snapshot, elapsed: float) -> Group:
             "" if run.loss is None else f"{run.loss:.4g}",
             "" if run.images_per_second is None else f"{run.images_per_second:,.0f}",
         )
-    return Group(Text(f"{headline(now)} | {duration(elapsed)} so far"), bar, table)
+    lines: list[RenderableType] = [Text(f"{headline(now)} | {duration(elapsed)} so far"), Padding(bar)]
+    return Group(*lines, table) if now.running else Group(*lines)
