@@ -99,6 +99,20 @@ def test_a_second_call_does_nothing_and_says_so(finished: Finished) -> None:
     assert changed <= {str(finished.plan.path)}
 
 
+def test_a_report_is_written_again_from_the_run_directories_alone(finished: Finished, tmp_path: Path) -> None:
+    called = call("report", "tiny", "--root", finished.root, "--out", tmp_path / "again")
+    assert called.code == 0
+    for name in ("observations.csv", "tasks.csv", "benefits.csv", "references.csv"):
+        assert (tmp_path / "again" / name).read_text() == (finished.out / name).read_text()
+
+
+def test_status_lists_every_run_with_its_state(finished: Finished) -> None:
+    called = call("status", "tiny", "--root", finished.root)
+    assert called.code == 0
+    for run in finished.plan.runs:
+        assert any(line.startswith(run.dir.run) and line.rstrip().endswith("done") for line in called.out.splitlines())
+
+
 def test_a_renamed_sweep_runs_nothing_again(finished: Finished, tmp_path: Path) -> None:
     renamed = tmp_path / "renamed.yaml"
     renamed.write_text(finished.sweep.read_text().replace("name: tiny", "name: other"))
