@@ -36,7 +36,7 @@ from analysis.page import Block, Listing, Numbers, Picture, Section, Words, html
 MEAN_ERROR = "mean error over tasks, 1 - AUC"
 BAND = (
     "Points are runs, bars one standard error from the test images; the line is a power law through each size's "
-    "geometric mean, the band the curve's 95 % interval (Student's t), cut where it runs far beyond the points."
+    "geometric mean, the band the curve's 95 % interval (Student's t), cut at the panel's edge."
 )
 
 

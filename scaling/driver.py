@@ -86,6 +86,7 @@ class Tally:
 class _Active:
     run: PlannedRun
     started: float
+    probes_only: bool
     mirrored: bool = False
 
 
@@ -126,7 +127,7 @@ class Driver:
         token = uuid4().hex
         write_whole(run.dir.path / "job.json", self.plan.job(run).model_dump_json(indent=1))
         run.dir.lease(token)
-        self.running[run.dir.path] = _Active(run=run, started=time.monotonic())
+        self.running[run.dir.path] = _Active(run=run, started=time.monotonic(), probes_only=run.trained)
         launcher.submit(run.dir.path, token)
 
     def _settle(self, ended: Ended) -> None:
@@ -137,7 +138,7 @@ class Driver:
         record = run.dir.record()
         if run.done and record is not None:
             self.tally.done.append(run)
-            self.measured.append(run.measured(seconds))
+            self.measured.append(run.measured(seconds, probes_only=active.probes_only))
             self._mirror(run, lambda tracker, run: tracker.finish(run, record.status))
             if record.status == "diverged":
                 self.view.say(f"diverged {run.point} after {record.images_seen:,} images: {record.reason}")

@@ -63,8 +63,8 @@ class PlannedRun:
             return []
         return [f for f in self.tasks if not (self.dir.path / "probes" / f"{f}.json").exists()]
 
-    def measured(self, seconds: float) -> Measured:
-        point, flops = self.point, self.cost.train_flops
+    def measured(self, seconds: float, *, probes_only: bool = False) -> Measured:
+        point, flops = self.point, 0.0 if probes_only else self.cost.train_flops
         return Measured(model=point.model, algorithm=point.algorithm, train_flops=flops, seconds=seconds)
 
     def mirrored(self, uri: str) -> bool:
@@ -137,7 +137,8 @@ class Plan:
         return [run.measured(r.train_seconds) for run, r in records if r is not None and r.status == "done"]
 
     def estimate(self, run: PlannedRun, measured: Sequence[Measured]) -> float | None:
-        return estimate_seconds(run.point.model, run.point.algorithm, run.cost.train_flops, measured)
+        left = 0.0 if run.trained else run.cost.train_flops  # what is trained is only probed
+        return estimate_seconds(run.point.model, run.point.algorithm, left, measured)
 
 
 def plan_path(root: Path, name: str) -> Path:

@@ -29,8 +29,8 @@ FIXED: dict[str, list[str]] = {
 """What is held along an axis, so that a curve compares like with like."""
 MOST_COLUMNS = 4
 """Panels side by side."""
-BAND_REACH = 2.0
-"""A band is drawn to so many times beyond the errors seen; that of three points would fill the page."""
+MARGIN = 1.12
+"""Factor of free space above and below what was seen. Bands are cut there; that of three points would fill the page."""
 DASHES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
 RANDOM: dict[str, Any] = {"lw": 1, "ls": (0, (4, 2))}
 PIXELS: dict[str, Any] = {"lw": 1, "ls": (0, (8, 2, 1, 2))}
@@ -143,11 +143,25 @@ def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: s
             axes.set_title(_title(panel_by, groups[i]) + _not_drawn(mine))
             axes.set_xlabel(AXIS_LABELS[mine[0].axis])
             ticks_at(axes.xaxis, [x for curve in mine for x in curve.runs["x"]])
+        limits = _limits(found, references)
         for row in grid:
             row[0].set_ylabel(ylabel)
+            if limits is not None:
+                row[0].set_ylim(*limits)
             plain_log(row[0].yaxis)
         _legend(figure, colour, marker, drawn, found, columns=4 if len(groups) > 1 else 2)
     return figure
+
+
+def _limits(found: list[Curve], references: References) -> tuple[float, float] | None:
+    """Ends of the error axis, from runs with their bars and from references; None when all runs are without error."""
+    runs = pd.concat([curve.runs for curve in found])
+    runs = runs[runs["error"] > 0]
+    bars = runs["error_se"].fillna(0)
+    seen = np.concatenate([runs["error"] - np.minimum(bars, runs["error"] / 2), runs["error"] + bars])
+    extra = np.array([references.pixels, *references.random["error"]], dtype=float)
+    seen = np.concatenate([seen, extra[np.isfinite(extra) & (extra > 0)]]) if len(seen) else seen
+    return (float(seen.min() / MARGIN), float(seen.max() * MARGIN)) if len(seen) else None
 
 
 def _other(curve: Curve, panel_by: str) -> str:
@@ -190,9 +204,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, dash: int) -
     axes.plot(x, curve.fit.predict(x), color=colour, lw=1.4, ls=DASHES[dash % len(DASHES)])
     low, high = prediction_band(curve.fit, x)
     if np.isfinite(low).all():
-        lowest, highest = (runs["error"].agg(end) for end in ("min", "max"))
-        low, high = low.clip(lowest / BAND_REACH, highest), high.clip(lowest, highest * BAND_REACH)
-        axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
+        axes.fill_between(x, low, np.minimum(high, 1e3), color=colour, alpha=0.13, lw=0)
 
 
 def _draw_references(axes: Axes, axis: str, references: References, group: str, panel_by: str) -> set[str]:
