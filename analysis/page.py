@@ -69,7 +69,7 @@ def shown(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float):
-        if value.is_integer() and abs(value) < 1e12:
+        if value.is_integer() and abs(value) < 1e10:
             return f"{int(value):,}"
         return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
