@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -50,6 +51,25 @@ def test_medical28_covers_what_it_promises(shared: Path) -> None:
     assert {point.seed for point in grid} == {0, 1}
     assert len(plan.tasks) == 5
     assert not plan.synthetic
+
+
+def readme_block(language: str) -> str:
+    return (ROOT / "README.md").read_text().split(f"```{language}\n")[1].split("```")[0]
+
+
+def test_the_sweep_in_the_readme_plans(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(readme_block("yaml"))
+    plan = planned(sweep)
+    assert len([run for run in plan.runs if run.point.n_images]) == 36 - 4
+    assert len(plan.excluded) == 4
+
+
+def test_the_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    n_params = np.geomspace(1e5, 1e8, 6)
+    names = {"n_params": n_params, "errors": 20 * n_params**-0.4 + 0.05}
+    exec(readme_block("python"), names)
+    assert "converged" in capsys.readouterr().out
 
 
 def run(sweep: Path, out: Path, *more: str) -> None:
