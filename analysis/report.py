@@ -295,7 +295,16 @@ def write(
     _whole(out / "report.md", markdown(title, question, notes, sections))
     page = out / "report.html"
     _whole(page, html(title, question, notes, sections))
+    _remove_pictures_of_earlier_reports(out / "figures", sections)
     return page
+
+
+def _remove_pictures_of_earlier_reports(folder: Path, sections: list[Section]) -> None:
+    """A task that is no longer probed would else still have its figure."""
+    shown = {block.path.stem for section in sections for block in section.blocks if isinstance(block, Picture)}
+    for path in folder.iterdir():
+        if path.suffix in (".png", ".svg") and path.stem not in shown:
+            path.unlink()
 
 
 def _whole(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -261,3 +262,14 @@ def test_a_table_longer_than_its_page_says_where_the_rest_is(folder: Path) -> No
 
 def test_the_observations_written_have_every_column_that_the_records_name(folder: Path) -> None:
     assert list(pd.read_csv(folder / "observations.csv").columns) == [*COLUMNS, "error", "excluded"]
+
+
+def test_a_figure_of_an_earlier_report_does_not_stay(folder: Path, tmp_path: Path) -> None:
+    again = tmp_path / "report"
+    shutil.copytree(folder, again)
+    old = again / "figures" / "task_gone.png"
+    old.write_bytes(b"old")
+    write(again / "observations.csv", pd.read_csv(again / "tasks.csv"), again, title="again")
+    assert not old.exists()
+    names = {path.name for path in (folder / "figures").iterdir()} - {"gallery.png"}  # this time without one
+    assert {path.name for path in (again / "figures").iterdir()} == names
