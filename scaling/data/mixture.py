@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.data.source import Pool
+from scaling.data.splitmix import GOLDEN, mix
 
 Weights = Literal["natural"] | Mapping[str, float]
 """`natural`: the shares of the pool; else modality -> relative weight, others are left out."""
@@ -37,12 +38,8 @@ class Selection:
 
 
 def mixed_hash(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """64-bit finaliser of SplitMix64 (Steele et al. 2014), keyed by `seed`: a fixed random order of any values."""
-    with np.errstate(over="ignore"):
-        z = values + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+    """A fixed random order of any values, keyed by `seed`."""
+    return mix(values + np.array([seed + 1], np.uint64) * GOLDEN)
 
 
 def select(pool: Pool, weights: Weights, n_images: int, *, seed: int = 0) -> Selection:

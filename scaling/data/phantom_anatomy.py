@@ -14,20 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from scaling.data.splitmix import GOLDEN, Keys, mix
+
 F32 = NDArray[Any]
 """Always float32; numpy's types lose it in arithmetic with plain numbers, numpy itself does not."""
-Keys = NDArray[np.uint64]
 Number = float | F32
 """One for all images, or (n,)."""
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def mix(state: Keys) -> Keys:
-    """splitmix64's output function (Steele, Lea & Flood 2014): a bijection of 64-bit numbers, at least 1-d."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
 
 
 @cache

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.data import phantom_physics as physics
-from scaling.data.phantom_anatomy import F32, GOLDEN, Dice, Keys, mix
+from scaling.data.phantom_anatomy import F32, Dice
 from scaling.data.source import Images, Pool, Split, Task, TaskInfo, TaskKind
+from scaling.data.splitmix import GOLDEN, Keys, mix
 from scaling.errors import unknown
 from scaling.options import PhantomsOptions
 
