@@ -123,17 +123,19 @@ def _run(options: argparse.Namespace) -> int:
         else:
             console.print("nothing to do: every run of this sweep is done")
         page = out / "report.html"
-        if (todo or not page.exists()) and not options.no_report:
+        renew = not options.no_report and (bool(todo) or not page.exists())
+        if renew:
             _write_report(plan, out, console)
         elif page.exists():
             console.print(f"report: {page}", soft_wrap=True)
-        if todo or not mirrored:
+        if todo or renew or not mirrored:
             driver.finish_sweep(None if options.no_report else out)
     return SOME_FAILED if driver.tally.failed else DONE
 
 
 def _tracker_of(plan: Plan, name: str) -> Callable[[], Tracking]:
     """What opens the tracker; MLflow is imported no earlier."""
+    from scaling.driver import NoTracking
 
     def open_tracker() -> Tracking:
         if name == "none":
@@ -141,8 +143,6 @@ def _tracker_of(plan: Plan, name: str) -> Callable[[], Tracking]:
         from scaling.tracking import Tracker
 
         return Tracker(plan)
-
-    from scaling.driver import NoTracking
 
     return open_tracker
 

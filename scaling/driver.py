@@ -138,9 +138,10 @@ class Driver:
         record = run.dir.record()
         if run.done and record is not None:
             self.tally.done.append(run)
-            self.measured.append(run.measured(seconds, probes_only=active.probes_only))
             self._mirror(run, lambda tracker, run: tracker.finish(run, record.status))
-            if record.status == "diverged":
+            if record.status == "done":
+                self.measured.append(run.measured(seconds, probes_only=active.probes_only))
+            else:
                 self.view.say(f"diverged {run.point} after {record.images_seen:,} images: {record.reason}")
         else:
             self.tally.failed.append(run)

@@ -70,7 +70,8 @@ class PlannedRun:
     def mirrored(self, uri: str) -> bool:
         """Whether the MLflow store has all that the finished run has."""
         state = (read_json(self.dir.path / "mlflow.json") or {}).get(uri)
-        return state is not None and state["status"] == "FINISHED" and set(self.tasks) <= set(state["probes"])
+        probed = {f for f in self.tasks if (self.dir.path / "probes" / f"{f}.json").exists()}  # none of a diverged run
+        return state is not None and state["status"] == "FINISHED" and probed <= set(state["probes"])
 
     @property
     def done(self) -> bool:
@@ -134,7 +135,8 @@ class Plan:
     def measured(self) -> list[Measured]:
         """Times of this plan's finished runs."""
         records = ((run, run.dir.record()) for run in self.runs)
-        return [run.measured(r.train_seconds) for run, r in records if r is not None and r.status == "done"]
+        # A baseline's record has no seconds: what it took was its probes, which only a driver sees.
+        return [run.measured(r.train_seconds) for run, r in records if r and r.status == "done" and r.train_seconds > 0]
 
     def estimate(self, run: PlannedRun, measured: Sequence[Measured]) -> float | None:
         left = 0.0 if run.trained else run.cost.train_flops  # what is trained is only probed

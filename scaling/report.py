@@ -32,7 +32,7 @@ def observations(plan: Plan) -> pd.DataFrame:
 
 
 def _rows(run: PlannedRun) -> Iterator[dict[str, Any]]:
-    """None while a run is under way: half its tasks would leave only those to compare all runs on."""
+    """Nothing while a run is under way: half its tasks would leave only those to compare all runs on."""
     record, failure = run.dir.record(), run.dir.failure()
     if failure is None and not run.done:
         return

@@ -98,7 +98,7 @@ def _execute(
             guard=guard,
             on_step=on_step,
         )
-        module = probed(trained.module)
+        module = _probed(trained.module)
         record = _record(job, run_dir.run, trained, device)
         guard()
         checkpoint.save(path / "encoder.pt", module.state_dict())
@@ -112,12 +112,12 @@ def _execute(
     return record
 
 
-def probed(module: nn.Module) -> nn.Module:
+def _probed(module: nn.Module) -> nn.Module:
     return cast(Algorithm, module).probed
 
 
 def _finished_encoder(job: Job, path: Path, device: torch.device) -> nn.Module:
-    module = probed(build(job.spec, device, resolve_precision(job.spec.precision, device)))
+    module = _probed(build(job.spec, device, resolve_precision(job.spec.precision, device)))
     module.load_state_dict(checkpoint.load(path / "encoder.pt", device) or {})
     return module
 

@@ -113,6 +113,14 @@ def test_status_lists_every_run_with_its_state(finished: Finished) -> None:
         assert any(line.startswith(run.dir.run) and line.rstrip().endswith("done") for line in called.out.splitlines())
 
 
+def test_a_report_that_is_gone_is_written_again(finished: Finished, tmp_path: Path) -> None:
+    called = call("run", finished.sweep, "--launcher", "inline", "--out", tmp_path / "new")
+    assert called.code == 0
+    assert "nothing to do" in called.out
+    assert "tracking:" not in called.out
+    assert (tmp_path / "new" / "report.html").exists()
+
+
 def test_a_renamed_sweep_runs_nothing_again(finished: Finished, tmp_path: Path) -> None:
     renamed = tmp_path / "renamed.yaml"
     renamed.write_text(finished.sweep.read_text().replace("name: tiny", "name: other"))
