@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from scaling.catalog import ALGORITHMS, MODELS, PROBES, SOURCES
 from scaling.document import Document, Location
 from scaling.errors import Problem, SpecError, unknown
+from scaling.execution import Budget, Resources, Retry, Schedule
 from scaling.options import BY_TYPE, Options, Other, SourceOptions, Text
 from scaling.records import BASELINES
 
@@ -109,16 +110,6 @@ class Pretrain(Options):
     """Work lost at most when a run is killed; 0 saves at every step. Not part of the run's identity."""
 
 
-class Resources(Options):
-    """What one run gets."""
-
-    gpus: Annotated[Annotated[Literal["auto"], Text] | Annotated[Annotated[float, Field(ge=0)], Other], BY_TYPE] = (
-        "auto"
-    )
-    """auto: one GPU where there are any, else none."""
-    cpus: int = Field(default=1, ge=1)
-
-
 class Tracking(Options):
     uri: str | None = None
     """MLflow tracking URI; null = SQLite under `root`."""
@@ -192,6 +183,9 @@ class Sweep(Options):
     baselines: Annotated[list[BaselineName], AfterValidator(_unique)] = list(BASELINES)
     """Untrained references probed beside the runs."""
     resources: Resources = Resources()
+    schedule: Schedule = Schedule()
+    budget: Budget = Budget()
+    retry: Retry = Retry()
     tracking: Tracking = Tracking()
     root: str = "results/.state"
     """Folder of run directories, caches and the default MLflow database; shared storage on a cluster."""

@@ -41,6 +41,10 @@ class Job(Options):
     use_gpu: bool
     """Whether to use a GPU that is visible."""
     cpus: int
+    gpu_share: float = 1.0
+    """Share of the GPU's memory this run may take: 1/k where k runs share it."""
+    n_micro: int = 1
+    """Micro-batches a step is split into on each rank; the global batch, so the fingerprint, stays the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

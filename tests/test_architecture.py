@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module imports only from its own row or from rows above it. A name that is a folder stands for all its modules.
 ROWS = {
     "scaling": [
-        {"errors", "records"},
+        {"errors", "records", "failures"},
         {"options", "document", "catalog", "rundir"},  # rundir: the caches of data/ write whole files too
+        {"execution"},
         {"config"},
         {"grid"},
         {"models", "data"},
