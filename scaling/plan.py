@@ -4,82 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scaling.catalog import SOURCES
-from scaling.config import DataOptions, Probe, Sweep, Weights, parse
-from scaling.cost import Measured, RunCost, cost_of, estimate_seconds
+from scaling.config import DataOptions, Sweep, parse
+from scaling.cost import Measured, cost_of, estimate_seconds
 from scaling.data.mixture import TooFewImages, select
 from scaling.data.source import Pool, Source, TaskInfo
 from scaling.document import Document
 from scaling.errors import Problem, SpecError, unknown
 from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, spec
-from scaling.options import Options
+from scaling.planned import Job, PlannedRun
 from scaling.rundir import RunDir, read_json, write_json
+
+__all__ = [
+    "Job",
+    "Plan",
+    "PlannedRun",
+    "load_plan",
+    "make_plan",
+    "open_source",
+    "plan_path",
+    "source_of",
+    "sweep_names",
+]
 
 ROOT_VARIABLE = "SCALING_DATA_ROOT"
 PROBE_SCHEMA = 2
 """Raised when the meaning of a probe's fingerprint or of its result changes."""
-
-
-class Job(Options):
-    """All that a worker needs; written to the run's directory as job.json."""
-
-    spec: RunSpec
-    data: DataOptions
-    weights: Weights | None
-    """None for baselines."""
-    tasks: dict[str, dict[str, Any]]
-    """Fingerprint of the probe -> `TaskInfo` of the task to probe."""
-    probe: Probe
-    cache: str
-    """Folder of arrays shared by runs."""
-    checkpoint_minutes: float
-    use_gpu: bool
-    """Whether to use a GPU that is visible."""
-    cpus: int
-    gpu_share: float = 1.0
-    """Share of the GPU's memory this run may take: 1/k where k runs share it."""
-    n_micro: int = 1
-    """Micro-batches a step is split into on each rank; the global batch, so the fingerprint, stays the same."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedRun:
-    point: Point
-    spec: RunSpec
-    cost: RunCost
-    dir: RunDir
-    tasks: Mapping[str, TaskInfo]
-    """Fingerprint of the probe -> task."""
-    n_by_modality: Mapping[str, int]
-
-    @property
-    def trained(self) -> bool:
-        return self.dir.record() is not None
-
-    def missing_probes(self) -> list[str]:
-        record = self.dir.record()
-        if record is not None and record.status == "diverged":
-            return []
-        return [f for f in self.tasks if not (self.dir.path / "probes" / f"{f}.json").exists()]
-
-    def measured(self, seconds: float, *, probes_only: bool = False) -> Measured:
-        point, flops = self.point, 0.0 if probes_only else self.cost.train_flops
-        return Measured(model=point.model, algorithm=point.algorithm, train_flops=flops, seconds=seconds)
-
-    def mirrored(self, uri: str) -> bool:
-        """Whether the MLflow store has all that the finished run has."""
-        state = (read_json(self.dir.path / "mlflow.json") or {}).get(uri)
-        probed = {f for f in self.tasks if (self.dir.path / "probes" / f"{f}.json").exists()}  # none of a diverged run
-        return state is not None and state["status"] == "FINISHED" and probed <= set(state["probes"])
-
-    @property
-    def done(self) -> bool:
-        return self.trained and not self.missing_probes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +64,11 @@ class Plan:
     def path(self) -> Path:
         """Where the plan is kept, so that status and reports need neither the YAML nor the data."""
         return plan_path(self.root, self.sweep.name)
+
+    @property
+    def folder(self) -> Path:
+        """Of the sweep's own files: plan.json, control.json, events.jsonl."""
+        return self.path.parent
 
     @property
     def tracking_uri(self) -> str:
@@ -148,17 +107,21 @@ class Plan:
 
 
 def plan_path(root: Path, name: str) -> Path:
-    return root / "sweeps" / f"{name}.json"
+    """The plan's file; in its folder lies all that belongs to the sweep and to no single run."""
+    return root / "sweeps" / name / "plan.json"
+
+
+def sweep_names(root: Path) -> list[str]:
+    """Of the sweeps that were run on this root."""
+    return sorted(path.parent.name for path in (root / "sweeps").glob("*/plan.json"))
 
 
 def load_plan(root: Path, name: str) -> Plan:
     """The plan of the last `scaling run` of a sweep. Raises SpecError when there was none."""
     kept = read_json(plan_path(root, name))
     if kept is None:
-        known = [path.stem for path in (root / "sweeps").glob("*.json")]
-        raise SpecError(
-            [Problem(where=str(root), what=f"{unknown('sweep', name, known)}; run it first, or give --root")]
-        )
+        what = f"{unknown('sweep', name, sweep_names(root))}; run it first, or give --root"
+        raise SpecError([Problem(where=str(root), what=what)])
     document = Document(kept["yaml_path"], kept["yaml"])
     sweep = parse(document)
     sweep = sweep.model_copy(update={"data": type(sweep.data).model_validate_json(json.dumps(kept["data"]))})

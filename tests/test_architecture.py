@@ -24,6 +24,7 @@ ROWS = {
         {"models", "data"},
         {"algorithms"},
         {"cost"},
+        {"planned"},
         {"plan"},
         {"optim", "checkpoint"},
         {"train", "probes"},
