@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,33 +17,81 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from scaling.rundir import write_whole
+
 PLAIN_EVERY = 15.0
 """Seconds between lines where there is no terminal."""
+LINES_BESIDE_RUNS = 8
+"""Of a terminal's height, what is kept for headline, bar, heading and messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
     name: str
-    step: int
-    n_steps: int
-    loss: float | None
-    images_per_second: float | None
+    run: str = ""
+    """Fingerprint."""
+    node: str = ""
+    phase: str = ""
+    """What the worker is at: data, pretrain, probe TASK; empty while it starts."""
+    step: int = 0
+    n_steps: int = 0
+    """0 where there are no steps to make."""
+    loss: float | None = None
+    images_per_second: float | None = None
+    memory: int = 0
+    """Bytes of GPU memory, or of host memory without a GPU; 0 is unknown."""
+    eta_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
+    """How a sweep stands at a moment."""
+
     total: int
     done: int
     """Finished before or now, diverged ones among them."""
-    diverged: int
-    failed: int
-    running: Sequence[Running]
-    eta_seconds: float | None
-    """None until the first run of this sweep was timed."""
+    diverged: int = 0
+    running: Sequence[Running] = ()
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    """For what -> how many runs, e.g. {"slot": 12, "retry": 1}."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Class of failure -> how many runs."""
+    cancelled: int = 0
+    gpu_hours: float = 0.0
+    """Used by the sweep in all its calls."""
+    cpu_hours: float = 0.0
+    gpu_hours_allowed: float | None = None
+    """By the YAML's budget; None is no limit."""
+    cpu_hours_allowed: float | None = None
+    eta_seconds: float | None = None
+    """None until something of the kind was timed."""
+    eta_spread: float | None = None
+    """The estimate is off by about so many seconds, either way; None is unknown."""
+    note: str = ""
+    """What else one should know: paused, stopping, the budget is spent."""
 
-    @property
-    def waiting(self) -> int:
-        return self.total - self.done - self.failed - len(self.running)
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Snapshot:
+        return cls(**{**values, "running": [Running(**run) for run in values["running"]]})
+
+
+def publish(folder: Path, now: Snapshot) -> None:
+    """Leaves the snapshot in the sweep's folder, where `scaling status --watch` finds it."""
+    write_whole(folder / "snapshot.json", json.dumps(now.to_json()))
+
+
+def published(folder: Path, *, seconds: float = 15.0) -> Snapshot | None:
+    """What a driver left there in the last `seconds`; None when there is none at work."""
+    path = folder / "snapshot.json"
+    try:
+        if time.time() - path.stat().st_mtime > seconds:
+            return None
+        return Snapshot.from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
 
 
 def duration(seconds: float) -> str:
@@ -49,15 +100,67 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 100 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole / 86400:.1f} d"
+
+
+def roughly(seconds: float) -> str:
+    """A duration to its leading unit, for what is not known better."""
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes as people say them: 3.2 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.3g} TiB"
 
 
 def headline(now: Snapshot) -> str:
-    counts = [f"{now.done}/{now.total} done", f"{len(now.running)} running", f"{now.waiting} waiting"]
+    counts = [f"{now.done}/{now.total} done", f"{len(now.running)} running"]
+    counts += _by_reason("waiting", now.waiting)
     counts += [f"{now.diverged} diverged"] if now.diverged else []
-    counts += [f"{now.failed} failed"] if now.failed else []
-    eta = "estimating" if now.eta_seconds is None else duration(now.eta_seconds)
-    return ", ".join(counts) + f" | ETA {eta}"
+    counts += _by_reason("failed", now.failed)
+    counts += [f"{now.cancelled} cancelled"] if now.cancelled else []
+    parts = [", ".join(counts), *_hours(now), _eta(now)]
+    return " | ".join(part for part in (*parts, now.note) if part)
+
+
+def _by_reason(what: str, reasons: Mapping[str, int]) -> list[str]:
+    """`3 waiting (node)`, `5 waiting (3 node, 2 retry)`; nothing for none."""
+    there = {reason: n for reason, n in reasons.items() if n}
+    if not there:
+        return []
+    listed = ", ".join(f"{n} {reason}" for reason, n in there.items()) if len(there) > 1 else next(iter(there))
+    return [f"{sum(there.values())} {what}" + (f" ({listed})" if listed else "")]
+
+
+def _hours(now: Snapshot) -> list[str]:
+    """Used against allowed: of GPUs where they count, else of CPUs."""
+    shown = []
+    if now.gpu_hours or now.gpu_hours_allowed is not None:
+        shown.append(_against(now.gpu_hours, now.gpu_hours_allowed, "GPU-h"))
+    if now.cpu_hours_allowed is not None or (not shown and now.cpu_hours):
+        shown.append(_against(now.cpu_hours, now.cpu_hours_allowed, "CPU-h"))
+    return shown
+
+
+def _against(used: float, allowed: float | None, unit: str) -> str:
+    return f"{used:.3g}" + ("" if allowed is None else f"/{allowed:g}") + f" {unit}"
+
+
+def _eta(now: Snapshot) -> str:
+    if not now.running and not any(now.waiting.values()):
+        return ""
+    if now.eta_seconds is None:
+        return "ETA estimating"
+    spread = f" +- {roughly(now.eta_spread)}" if now.eta_spread else ""
+    return f"ETA {duration(now.eta_seconds)}{spread}"
 
 
 class View:
@@ -85,23 +188,40 @@ class View:
     def show(self, now: Snapshot) -> None:
         elapsed = time.monotonic() - self._started
         if self._live:
-            self._live.update(_table(now, elapsed))
+            rows = max(3, self.console.height - LINES_BESIDE_RUNS)
+            self._live.update(_table(now, f"{duration(elapsed)} so far", rows))
         elif time.monotonic() - self._last_line > PLAIN_EVERY:
             self._last_line = time.monotonic()
             self.say(f"[{duration(elapsed)}] {headline(now)}")
 
 
-def _table(now: Snapshot, elapsed: float) -> Group:
-    bar = ProgressBar(total=max(1, now.total), completed=now.done + now.failed, width=40)
+def standing(now: Snapshot, rows: int = 40) -> Group:
+    """The same picture for `scaling status`, which knows no beginning."""
+    return _table(now, "", rows)
+
+
+def _table(now: Snapshot, more: str, rows: int) -> Group:
+    over = now.done + sum(now.failed.values()) + now.cancelled
+    bar = ProgressBar(total=max(1, now.total), completed=over, width=40)
+    first = Text(" | ".join(part for part in (headline(now), more) if part))
+    lines: list[RenderableType] = [first, Padding(bar)]
+    if not now.running:
+        return Group(*lines)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading, side in (("running", "left"), ("step", "right"), ("loss", "right"), ("images/s", "right")):
-        table.add_column(heading, justify=side, style="dim" if heading != "running" else None)  # type: ignore[arg-type]
-    for run in now.running:
+    table.add_column("running")
+    table.add_column("at", style="dim")
+    for heading in ("step", "loss", "images/s", "memory", "eta"):
+        table.add_column(heading, justify="right", style="dim")
+    for run in now.running[:rows]:
         table.add_row(
             run.name,
-            f"{run.step}/{run.n_steps}" if run.n_steps else "probing",
+            " on ".join(part for part in (run.phase or "starting", run.node) if part),
+            f"{run.step}/{run.n_steps}" if run.n_steps else "",
             "" if run.loss is None else f"{run.loss:.4g}",
             "" if run.images_per_second is None else f"{run.images_per_second:,.0f}",
+            size(run.memory) if run.memory else "",
+            "" if run.eta_seconds is None else duration(run.eta_seconds),
         )
-    lines: list[RenderableType] = [Text(f"{headline(now)} | {duration(elapsed)} so far"), Padding(bar)]
-    return Group(*lines, table) if now.running else Group(*lines)
+    hidden = len(now.running) - rows
+    more_runs = [Text(f"... and {hidden} more", style="dim")] if hidden > 0 else []
+    return Group(*lines, table, *more_runs)
