@@ -17,17 +17,18 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = {
     "scaling": [
         {"errors", "records", "failures"},
-        {"options", "document", "catalog", "rundir"},  # rundir: the caches of data/ write whole files too
+        {"options", "document", "catalog", "process", "rundir"},  # rundir: the caches of data/ write whole files too
         {"execution"},
         {"config"},
         {"grid"},
-        {"models", "data"},
+        {"calibration", "parallel", "models", "data"},
         {"algorithms"},
         {"cost"},
         {"planned"},
         {"plan"},
-        {"optim", "checkpoint"},
+        {"attempt", "optim", "checkpoint"},
         {"train", "probes"},
+        {"machine", "calibrate"},
         {"tracking"},
         {"worker"},
         {"launch"},
@@ -55,6 +56,7 @@ OWNERS = {
     "yaml": {"scaling.document"},
     "torch": {
         "scaling.models",
+        "scaling.parallel",
         "scaling.algorithms",
         "scaling.data.views",
         "scaling.optim",
@@ -62,6 +64,8 @@ OWNERS = {
         "scaling.train",
         "scaling.probes.evaluate",
         "scaling.probes.features",
+        "scaling.machine",
+        "scaling.calibrate",
         "scaling.worker",
     },
 }
