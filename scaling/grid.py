@@ -152,10 +152,14 @@ def _baselines(sweep: Sweep, points: list[Point]) -> Iterator[Point]:
         yield Point(model=NO_MODEL, algorithm="pixels", n_images=0, mixture=NO_MIXTURE, seed=0)
 
 
-def spec(sweep: Sweep, point: Point, data_identity: str) -> RunSpec:
-    """The run at a point of the sweep; `data_identity` as `Selection.identity`, empty for baselines."""
+def spec(sweep: Sweep, point: Point, data_identity: str, tuned: Options | None = None) -> RunSpec:
+    """The run at a point of the sweep; `data_identity` as `Selection.identity`, empty for baselines.
+
+    `tuned`: the algorithm's options where the sweep's tuning chose them; None takes the YAML's.
+    """
     size = MODELS.get(point.model)
     trains = point.n_images > 0
+    settings = getattr(sweep.algorithms, point.algorithm) if trains else ALGORITHMS[point.algorithm].options()
     return RunSpec(
         **{axis: getattr(point, axis) for axis in AXES},
         width=size.width if size else 0,
@@ -164,7 +168,7 @@ def spec(sweep: Sweep, point: Point, data_identity: str) -> RunSpec:
         image_size=sweep.data.image_size,
         channels=sweep.data.channels,
         patch_size=sweep.patch_size,
-        options=getattr(sweep.algorithms, point.algorithm) if trains else ALGORITHMS[point.algorithm].options(),
+        options=tuned or settings,
         images_seen=sweep.pretrain.images_seen if trains else 0,
         batch_size=sweep.pretrain.batch_size if trains else 1,
         precision=sweep.pretrain.precision if trains else "fp32",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from scaling.data.source import Pool, Source, TaskInfo
 from scaling.document import Document
 from scaling.errors import Problem, SpecError, unknown
 from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, spec
+from scaling.options import Options
 from scaling.planned import Job, PlannedRun
 from scaling.rundir import RunDir, read_json, write_json
 
@@ -178,7 +179,11 @@ def _placed(document: Document, problem: Problem) -> Problem:
     return document.problem(found[0], problem.what) if found else Problem(where=document.path, what=str(problem))
 
 
-def make_plan(sweep: Sweep, document: Document, source: Source) -> Plan:
+Tuned = Mapping[tuple[str, str], Options]
+"""(algorithm, model) -> the algorithm's options as the sweep's tuning chose them."""
+
+
+def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | None = None) -> Plan:
     """Raises SpecError for mixtures the source cannot fill, unknown tasks and modalities, and an empty grid."""
     points, excluded = expand(sweep, document)
     tasks = _tasks(sweep, document, source)
@@ -191,7 +196,7 @@ def make_plan(sweep: Sweep, document: Document, source: Source) -> Plan:
     runs = []
     for point in points:
         cell = (point.mixture, point.n_images)
-        run_spec = spec(sweep, point, identities.get(cell, ""))
+        run_spec = spec(sweep, point, identities.get(cell, ""), (tuned or {}).get((point.algorithm, point.model)))
         run = run_spec.fingerprint
         runs.append(
             PlannedRun(
