@@ -26,10 +26,20 @@ class Entry:
     about: str
     version: int = 1
     """Raised by hand when the same options begin to mean another computation; part of a run's identity."""
+    cost: str = ""
+    """"module:function" of an algorithm's closed form, in a module that imports no torch."""
 
     def load(self) -> Any:
-        module, name = self.target.split(":")
-        return getattr(importlib.import_module(module), name)
+        return _load(self.target)
+
+    def load_cost(self) -> Any:
+        """(Shape, options) -> Cost."""
+        return _load(self.cost)
+
+
+def _load(target: str) -> Any:
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -61,10 +71,30 @@ MODELS: Mapping[str, Size] = MappingProxyType(
 
 ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
     {
-        "mae": Entry("scaling.algorithms.mae:MAE", options.MaeOptions, "masked autoencoder, normalised pixels"),
-        "dinov2": Entry("scaling.algorithms.dinov2:DINOv2", options.DinoV2Options, "DINO + iBOT + KoLeo, EMA teacher"),
-        "random": Entry("scaling.algorithms.baselines:Random", options.BaselineOptions, "encoder at initialisation"),
-        "pixels": Entry("scaling.algorithms.baselines:Pixels", options.BaselineOptions, "the image itself"),
+        "mae": Entry(
+            "scaling.algorithms.mae:MAE",
+            options.MaeOptions,
+            "masked autoencoder, normalised pixels",
+            cost="scaling.algorithms.closed_forms:mae",
+        ),
+        "dinov2": Entry(
+            "scaling.algorithms.dinov2:DINOv2",
+            options.DinoV2Options,
+            "DINO + iBOT + KoLeo, EMA teacher",
+            cost="scaling.algorithms.closed_forms:dinov2",
+        ),
+        "random": Entry(
+            "scaling.algorithms.baselines:Random",
+            options.BaselineOptions,
+            "encoder at initialisation",
+            cost="scaling.algorithms.closed_forms:random",
+        ),
+        "pixels": Entry(
+            "scaling.algorithms.baselines:Pixels",
+            options.BaselineOptions,
+            "the image itself",
+            cost="scaling.algorithms.closed_forms:pixels",
+        ),
     }
 )
 
@@ -85,6 +115,7 @@ PROBES: Mapping[str, Entry] = MappingProxyType(
 LAUNCHERS: Mapping[str, Entry] = MappingProxyType(
     {
         "ray": Entry("scaling.launch.ray:RayLauncher", options.Options, "processes under Ray, here or on a cluster"),
+        "local": Entry("scaling.launch.local:LocalLauncher", options.Options, "processes on this machine, without Ray"),
         "inline": Entry("scaling.launch.inline:InlineLauncher", options.Options, "this process, one run at a time"),
     }
 )

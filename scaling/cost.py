@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 
 from scaling.catalog import ALGORITHMS
 from scaling.grid import RunSpec
-from scaling.models.vit import Shape
+from scaling.models.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def shape_of(spec: RunSpec) -> Shape:
 
 
 def cost_of(spec: RunSpec) -> RunCost:
-    cost = ALGORITHMS[spec.algorithm].load().cost(shape_of(spec), spec.options)
+    cost = ALGORITHMS[spec.algorithm].load_cost()(shape_of(spec), spec.options)
     return RunCost(
         n_params_by_part=cost.n_params,
         flops_per_image=cost.flops_per_image,

@@ -6,22 +6,9 @@ tests then run it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Generator, Tensor, nn
-
-from scaling.models.vit import Shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What an algorithm costs at a shape, in closed form."""
-
-    n_params: dict[str, int]
-    """Trainable parameters by part; `encoder` first."""
-    flops_per_image: float
-    """Of one training step divided by its batch, multiply-add = 2, backward = 2 x forward; attention counted."""
 
 
 class Algorithm(Protocol):
@@ -37,6 +24,3 @@ class Algorithm(Protocol):
     def after_step(self, progress: float) -> None:
         """What follows an optimiser step, such as moving a teacher."""
         ...
-
-    @staticmethod
-    def cost(shape: Shape, options: Any) -> Cost: ...

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Generator, Tensor, nn
 
-from scaling.algorithms.algorithm import Cost
-from scaling.models.vit import Encoder, Shape, n_params, patchify
+from scaling.models.shape import Shape
+from scaling.models.vit import Encoder, patchify
 from scaling.options import BaselineOptions
 
 
@@ -23,10 +23,6 @@ class Random(_Untrained):
     def __init__(self, shape: Shape, options: BaselineOptions) -> None:
         super().__init__()
         self.probed = Encoder(shape)
-
-    @staticmethod
-    def cost(shape: Shape, options: BaselineOptions) -> Cost:
-        return Cost(n_params={"encoder": n_params(shape)}, flops_per_image=0.0)
 
 
 class Patches(nn.Module):
@@ -46,7 +42,3 @@ class Pixels(_Untrained):
     def __init__(self, shape: Shape, options: BaselineOptions) -> None:
         super().__init__()
         self.probed = Patches(shape.patch_size)
-
-    @staticmethod
-    def cost(shape: Shape, options: BaselineOptions) -> Cost:
-        return Cost(n_params={"encoder": 0}, flops_per_image=0.0)

@@ -15,24 +15,16 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from scaling.algorithms.algorithm import Cost
+from scaling.algorithms.closed_forms import global_size, local_size
 from scaling.data.views import blur, jitter, normalise, random_crop, solarise, uniform
-from scaling.models.vit import Encoder, Shape, encoder_flops, n_params
+from scaling.models.shape import Shape
+from scaling.models.vit import Encoder
 from scaling.options import DinoV2Options
 
 CENTRE_MOMENTUM = 0.9
 """dinov2/loss/dino_clstoken_loss.py"""
 WARMUP_TEACHER_TEMP = 0.3
 """Share of the run, 30 of 100 epochs in the reference."""
-
-
-def global_size(shape: Shape, options: DinoV2Options) -> int:
-    return options.global_size or shape.image_size
-
-
-def local_size(shape: Shape, options: DinoV2Options) -> int:
-    """Pixels of a local crop: half the image, in whole patches."""
-    return options.local_size or math.ceil(shape.image_size / 2 / shape.patch_size) * shape.patch_size
 
 
 def masked_counts(n_crops: int, n_patches: int, options: DinoV2Options) -> list[int]:
@@ -164,21 +156,6 @@ class DINOv2(nn.Module):
         momentum = end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
         for teacher, student in ((self.teacher["encoder"], self.encoder), (self.teacher["head"], self.head)):
             torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
-
-    @staticmethod
-    def cost(shape: Shape, options: DinoV2Options) -> Cost:
-        o, p = options, shape.patch_size
-        n_global, n_local = (global_size(shape, o) // p) ** 2, (local_size(shape, o) // p) ** 2
-        h, b = o.head_hidden, o.head_bottleneck
-        layers = [(shape.width, h), (h, h), (h, b)]
-        head = sum(i * j + j for i, j in layers) + o.prototypes * b
-        per_token = 2.0 * (sum(i * j for i, j in layers) + b * o.prototypes)
-        masked = 2 * o.mask_probability * sum(o.mask_range) / 2 * n_global
-        student = 2 * encoder_flops(shape, n_global) + o.n_local * encoder_flops(shape, n_local)
-        teacher = 2 * encoder_flops(shape, n_global)
-        heads = (3 * (2 + o.n_local + masked) + (2 + masked)) * per_token
-        parts = {"encoder": n_params(shape), "head": head, "mask_token": shape.width}
-        return Cost(n_params=parts, flops_per_image=3 * student + teacher + heads)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

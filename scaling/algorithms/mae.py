@@ -9,31 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor, nn
 
-from scaling.algorithms.algorithm import Cost
+from scaling.algorithms.closed_forms import decoder_size, n_kept
 from scaling.data.views import normalise, random_crop, uniform
-from scaling.models.vit import (
-    Encoder,
-    Shape,
-    block_flops,
-    block_params,
-    blocks,
-    encoder_flops,
-    gather,
-    n_params,
-    patchify,
-    position_table,
-)
+from scaling.models.shape import Shape
+from scaling.models.vit import Encoder, blocks, gather, patchify, position_table
 from scaling.options import MaeOptions
-
-
-def n_kept(shape: Shape, options: MaeOptions) -> int:
-    """Patches the encoder sees; at least one."""
-    return max(1, int(shape.n_patches * (1 - options.mask_ratio)))
-
-
-def decoder_size(shape: Shape, options: MaeOptions) -> tuple[int, int, int]:
-    """Width, depth, heads. `paper` is one decoder for every encoder (section 4, table 1)."""
-    return (512, 8, 16) if options.decoder == "paper" else (shape.width, 2, shape.heads)
 
 
 class Decoder(nn.Module):
@@ -90,16 +70,3 @@ class MAE(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Nothing follows a step."""
-
-    @staticmethod
-    def cost(shape: Shape, options: MaeOptions) -> Cost:
-        width, depth, _ = decoder_size(shape, options)
-        kept, n, p = n_kept(shape, options), shape.n_patches, shape.patch_values
-        decoder = (shape.width + 1) * width + width + depth * block_params(width) + 2 * width + (width + 1) * p
-        forward = (
-            encoder_flops(shape, kept)
-            + 2 * (kept + 1) * shape.width * width
-            + depth * block_flops(n + 1, width)
-            + 2 * (n - kept) * width * p
-        )
-        return Cost(n_params={"encoder": n_params(shape), "decoder": decoder}, flops_per_image=3 * forward)

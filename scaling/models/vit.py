@@ -1,4 +1,4 @@
-"""Spec -> encoder: a timm ViT of any width, depth, image and patch size, and its closed-form counts.
+"""Spec -> encoder: a timm ViT of any width, depth, image and patch size; `shape.py` has its closed-form counts.
 
 Letters in shapes: B batch, C channels, H height, W width, N patches, K kept patches, P values of a patch, D width.
 The position table is the frozen 2-D sine-cosine one of MAE and MoCo v3, so that a model has the same trainable
@@ -7,49 +7,13 @@ parameters whatever the image size and the algorithm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from timm.layers import set_fused_attn
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What fixes an encoder."""
-
-    width: int
-    depth: int
-    heads: int
-    image_size: int
-    patch_size: int
-    channels: int
-
-    @property
-    def n_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def patch_values(self) -> int:
-        return self.channels * self.patch_size**2
-
-
-def n_params(shape: Shape) -> int:
-    """Trainable parameters of the encoder: patch projection, class token, blocks, last norm."""
-    d = shape.width
-    return (shape.patch_values + 1) * d + d + shape.depth * block_params(d) + 2 * d
-
-
-def block_params(width: int) -> int:
-    """qkv and output projection 4 D^2 + 4 D, MLP of ratio 4 8 D^2 + 5 D, two norms 4 D."""
-    return 12 * width**2 + 13 * width
-
-
-def block_flops(tokens: int, width: int) -> float:
-    """Forward FLOPs of one block for one image, multiply-add = 2: projections and MLP 24 T D^2, attention 4 T^2 D."""
-    return 24 * tokens * width**2 + 4 * tokens**2 * width
+from scaling.models.shape import Shape
 
 
 class Encoder(nn.Module):
@@ -118,12 +82,6 @@ class Encoder(nn.Module):
 def blocks(width: int, depth: int, heads: int) -> nn.Sequential:
     """Transformer blocks outside an encoder, such as a decoder's."""
     return nn.Sequential(*(Block(width, heads, mlp_ratio=4, qkv_bias=True) for _ in range(depth)))
-
-
-def encoder_flops(shape: Shape, tokens: int) -> float:
-    """Forward FLOPs for one image of so many patches, class token added: projection and blocks."""
-    d = shape.width
-    return 2 * tokens * shape.patch_values * d + shape.depth * block_flops(tokens + 1, d)
 
 
 def position_table(grid: int, width: int, *, extent: float | None = None) -> Tensor:

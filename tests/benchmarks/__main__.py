@@ -28,7 +28,8 @@ from timm.models.vision_transformer import VisionTransformer
 from scaling.catalog import ALGORITHMS, MODELS
 from scaling.data.phantoms import Phantoms
 from scaling.data.views import normalise
-from scaling.models.vit import Encoder, Shape, use_fused_attention
+from scaling.models.shape import Shape
+from scaling.models.vit import Encoder, use_fused_attention
 from scaling.options import DinoV2Options, LearningRate, MaeOptions, PhantomsOptions, Recipe
 from scaling.probes.linear import path
 from scaling.probes.metrics import auc

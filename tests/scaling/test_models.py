@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from scaling.catalog import MODELS
-from scaling.models.vit import Encoder, Shape, gather, n_params, patchify, position_table
+from scaling.models.shape import Shape, n_params
+from scaling.models.vit import Encoder, gather, patchify, position_table
 
 # fp32 has 24 bits: sums of some hundred terms of size 1 in another order differ by about 1e-6, two blocks by 1e-5.
 FP32: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from scaling.catalog import ALGORITHMS
-from scaling.models.vit import Shape
+from scaling.models.shape import Shape
 from scaling.optim import adamw, clip, learning_rate, set_schedules, weight_decay
 from scaling.options import DinoV2Options, LearningRate, MaeOptions, Recipe
 
