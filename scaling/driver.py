@@ -1,231 +1,330 @@
-"""Carries a plan out: starts what is missing, shows it, mirrors it to MLflow, and says what failed and why.
+"""Carries sweeps out: feeds the scheduler, obeys what people ask for, and tells the mirror and the terminal.
 
-Idempotent: a finished run is never started again, an interrupted one goes on from its checkpoint.
+Idempotent: a finished run is never started again, an interrupted one goes on from its checkpoint. One driver serves
+all sweeps of a root; a second `scaling run` hands its sweep over and watches (`attach.py`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
+import random
+import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 from uuid import uuid4
 
-from scaling.cost import Measured
-from scaling.errors import Problem, SpecError
-from scaling.launch.launcher import Ended, Launcher
-from scaling.live import Running, Snapshot, View
-from scaling.plan import Plan, PlannedRun
-from scaling.rundir import write_whole
+from scaling.calibration import load_calibrations
+from scaling.control import Control, sweep_folder
+from scaling.launch.launcher import Launcher
+from scaling.live import View
+from scaling.mirror import Mirror
+from scaling.plan import Plan, load_plan
+from scaling.planned import PlannedRun
+from scaling.preflight import resources_of
+from scaling.provenance import freeze
+from scaling.runbody import RunBody, end_attempt
+from scaling.scheduler import Effort, Event, Scheduler, Task
+from scaling.scheduler import Running as Attempt
+from scaling.sweeping import Sweeping
 
-SYNC_SECONDS = 10.0
-"""Between two looks at the curves of running runs for MLflow."""
-TICK_SECONDS = 0.5
-
-
-class Tracking(Protocol):
-    """Where progress is mirrored for people to browse."""
-
-    def start(self, run: PlannedRun) -> None: ...
-
-    def sync(self, run: PlannedRun) -> None: ...
-
-    def finish(self, run: PlannedRun, status: str) -> None: ...
-
-    def finish_sweep(self, report: Path | None, *, complete: bool) -> None: ...
-
-
-class NoTracking:
-    """The run directories alone."""
-
-    def start(self, run: PlannedRun) -> None:
-        """Nowhere to open a run."""
-
-    def sync(self, run: PlannedRun) -> None:
-        """Nowhere to send a curve."""
-
-    def finish(self, run: PlannedRun, status: str) -> None:
-        """Nowhere to close a run."""
-
-    def finish_sweep(self, report: Path | None, *, complete: bool) -> None:
-        """Nowhere to put a report."""
-
-
-@contextmanager
-def only_driver(root: Path) -> Iterator[None]:
-    """One driver per root at a time; the lock ends with the process, however it ends."""
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / "driver.lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            what = (
-                f"another `scaling run` works here (process {file.read().strip() or 'unknown'}); wait for it or end it"
-            )
-            raise SpecError([Problem(where=str(root), what=what)]) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-@dataclass
-class Tally:
-    """How the runs of one call went."""
-
-    done: list[PlannedRun] = field(default_factory=list)
-    failed: list[PlannedRun] = field(default_factory=list)
-
-
-@dataclass
-class _Active:
-    run: PlannedRun
-    started: float
-    probes_only: bool
-    mirrored: bool = False
+TICK_SECONDS, LOOK_SECONDS, SYNC_SECONDS = 0.5, 1.0, 10.0
+"""Longest wait for what ends; between looks at control files and drawings; between looks at the curves for MLflow."""
 
 
 class Driver:
     """One call of `scaling run`. A run that fails is reported and does not stop the others."""
 
-    def __init__(self, plan: Plan, open_tracker: Callable[[], Tracking], view: View) -> None:
-        self.plan, self.view = plan, view
-        self._open_tracker = open_tracker
-        self.tracker: Tracking | None = None
-        unique = {run.dir.run: run for run in plan.runs}
-        # Cheapest first: mistakes show early, and so do first fits.
-        self.waiting = sorted((r for r in unique.values() if not r.done), key=lambda run: run.cost.train_flops)
-        self.finished_before = [run for run in unique.values() if run.done]
-        self.running: dict[Path, _Active] = {}
-        self.tally = Tally()
-        self.measured: list[Measured] = plan.measured()
-        self._synced = 0.0
-        self._slots = 1
+    def __init__(
+        self,
+        root: Path,
+        launcher: Launcher,
+        view: View,
+        open_mirror: Callable[[Plan], Mirror | None],
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.root, self.launcher, self.view, self.now = root, launcher, view, now
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
+        self.sweeps: dict[str, Sweeping] = {}
+        self.scheduler = Scheduler(launcher, now=now, listen=self._hear, chance=random.Random(self.owner))
+        self.interrupted = False
+        self._open_mirror = open_mirror
+        self._main = ""
+        self._code: Path | None = None
+        self._seen: dict[Path, int] = {}
+        self._looked = self._synced = 0.0
 
-    def carry_out(self, launcher: Launcher) -> Tally:
-        """Does what is missing, on a launcher that is closed at the end, however that comes."""
-        self._slots = launcher.slots()
-        try:
-            while self.waiting or self.running:
-                while self.waiting and len(self.running) < self._slots:
-                    self._start(self.waiting.pop(0), launcher)
-                self._mirror_running()
-                self.refresh()
-                for ended in launcher.wait(TICK_SECONDS):
-                    self._settle(ended)
-        finally:
-            launcher.close()
-        self.refresh()
-        return self.tally
+    # --- sweeps come in -----------------------------------------------------------------------------------------
 
-    def _start(self, run: PlannedRun, launcher: Launcher) -> None:
-        token = uuid4().hex
-        write_whole(run.dir.path / "job.json", self.plan.job(run).model_dump_json(indent=1))
-        run.dir.lease(token)
-        self.running[run.dir.path] = _Active(run=run, started=time.monotonic(), probes_only=run.trained)
-        launcher.submit(run.dir.path, token)
+    def adopt(self, plan: Plan, *, again: bool = True) -> Sweeping:
+        """Takes a sweep up, or its new plan; `again` tries what failed before once more.
 
-    def _settle(self, ended: Ended) -> None:
-        active = self.running.pop(ended.path)
-        run, seconds = active.run, time.monotonic() - active.started
-        if ended.crash and run.dir.failure() is None:
-            run.dir.fail("crash", ended.crash)
+        Of a plan that no longer has some points, those that wait are dropped, and those that run may finish unless
+        its control says otherwise.
+        """
+        control = Control.read(sweep_folder(self.root, plan.sweep.name))
+        fresh = Sweeping.of(plan, None)
+        fresh.answered = control.asked.id if control.asked else ""
+        old = self.sweeps.get(plan.sweep.name)
+        fresh.mirror = old.mirror if old else self._open_mirror(plan)
+        self._main = self._main or fresh.name
+        self.sweeps[fresh.name] = fresh
+        fresh.runs = {run.dir.run: run for run in plan.runs}
+        if old:
+            self._part_with(old, fresh, control)
+        for key, run in fresh.runs.items():
+            self._take_stock(fresh, key, run, again=again)
+        fresh.cancelled = set(control.cancelled) & fresh.runs.keys() - fresh.done
+        if todo := fresh.outstanding():
+            self._enqueue(fresh, todo)
+        if fresh.mirror:
+            for key in fresh.done:
+                if not fresh.runs[key].mirrored(plan.tracking_uri):
+                    fresh.mirror.finish(fresh.runs[key], "diverged" if key in fresh.diverged else "done")
+        self._obey(fresh, control)
+        return fresh
+
+    def _take_stock(self, sweeping: Sweeping, key: str, run: PlannedRun, *, again: bool) -> None:
         record = run.dir.record()
-        if run.done and record is not None:
-            self.tally.done.append(run)
-            self._mirror(run, lambda tracker, run: tracker.finish(run, record.status))
-            if record.status == "done":
-                self.measured.append(run.measured(seconds, probes_only=active.probes_only))
-            else:
-                self.view.say(f"diverged {run.point} after {record.images_seen:,} images: {record.reason}")
-        else:
-            self.tally.failed.append(run)
-            self._mirror(run, lambda tracker, run: tracker.finish(run, "failed"))
-            self.view.say(describe_failure(run))
+        if record is not None:
+            sweeping.trained.add(key)
+            if run.done:
+                sweeping.done.add(key)
+                if record.status == "diverged":
+                    sweeping.diverged.add(key)
+                return
+        failure = None if again else run.dir.failure()
+        if failure:
+            sweeping.failed[key] = failure["kind"]
 
-    def _mirror_running(self) -> None:
-        """Opens what was started and, now and then, sends the curves on."""
-        due = time.monotonic() - self._synced > SYNC_SECONDS
-        for active in self.running.values():
-            if not active.mirrored:
-                active.mirrored = True
-                self._mirror(active.run, lambda tracker, run: tracker.start(run))
-            elif due:
-                self._mirror(active.run, lambda tracker, run: tracker.sync(run))
-        if due:
-            self._synced = time.monotonic()
+    def _part_with(self, old: Sweeping, fresh: Sweeping, control: Control) -> None:
+        removed = old.runs.keys() - fresh.runs.keys()
+        self.scheduler.drop(removed)
+        going = {attempt.task.key for attempt in self._attempts(old.name)} & removed
+        fresh.runs |= {key: old.runs[key] for key in going}
+        if control.cancel_removed:
+            self.scheduler.cancel(going)
 
-    def finish_sweep(self, report: Path | None) -> None:
-        """Closes the sweep in the tracker, with its report; also where no run had to be started."""
-        self._try(lambda tracker: tracker.finish_sweep(report, complete=not self.tally.failed))
-
-    def _mirror(self, run: PlannedRun, do: Callable[[Tracking, PlannedRun], None]) -> None:
-        self._try(lambda tracker: do(tracker, run))
-
-    def _try(self, do: Callable[[Tracking], None]) -> None:
-        """A tracker that is down costs no run: the next `scaling run` sends what it missed."""
-        try:
-            if self.tracker is None:  # opened while the first runs are under way: a new database takes seconds
-                tracker = self._open_tracker()
-                for before in self.finished_before:
-                    record = before.dir.record()
-                    tracker.finish(before, record.status if record else "failed")
-                self.tracker = tracker
-            do(self.tracker)
-        except Exception as error:  # whatever store is behind MLflow, its errors are many
-            self.view.say(f"tracking: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-
-    def refresh(self, step: int | None = None) -> None:
-        """Shows how things stand; `step` is of no use here but lets this be a training loop's callback."""
-        diverged = sum(1 for run in self.tally.done if (r := run.dir.record()) is not None and r.status == "diverged")
-        self.view.show(
-            Snapshot(
-                total=len(self.finished_before)
-                + len(self.tally.done)
-                + len(self.tally.failed)
-                + len(self.waiting)
-                + len(self.running),
-                done=len(self.finished_before) + len(self.tally.done),
-                diverged=diverged,
-                failed=len(self.tally.failed),
-                running=[_running(active.run) for active in self.running.values()],
-                eta_seconds=self._eta(),
+    def _enqueue(self, sweeping: Sweeping, keys: Sequence[str]) -> None:
+        self._code = freeze(self.root)
+        plan, sweep = sweeping.plan, sweeping.plan.sweep
+        nodes, calibrations = self.launcher.nodes(), load_calibrations(self.root)
+        sign = -1.0 if sweep.schedule.order == "longest" else 1.0
+        for key in keys:
+            run = sweeping.runs[key]
+            resources = resources_of(run, plan, nodes, calibrations)
+            n_ranks = sweep.resources.processes or max(1, round(resources.gpus))
+            cost = run.cost.train_flops * (key not in sweeping.trained)
+            self.scheduler.add(
+                Task(
+                    key=key,
+                    path=run.dir.path.resolve(),
+                    sweep=sweeping.name,
+                    body=RunBody(plan, run, self.owner),
+                    rank=sign * cost,
+                    effort=Effort(resources=resources, n_micro=_n_micro(run)),
+                    n_ranks=n_ranks if run.spec.n_images else 1,
+                    max_micro=max(1, run.spec.batch_size // n_ranks),
+                    priority=sweep.schedule.priority,
+                    code=self._code,
+                    policies=sweep.retry.policies(),
+                    hang_after=sweep.retry.hang_after,
+                    patience=sweep.schedule.patience,
+                )
             )
-        )
 
-    def _eta(self) -> float | None:
-        """Seconds of what is waiting and half-done, shared among the slots in use."""
-        estimates: list[float | None] = [self.plan.estimate(run, self.measured) for run in self.waiting]
-        for active in self.running.values():
-            whole = self.plan.estimate(active.run, self.measured)
-            spent = time.monotonic() - active.started
-            estimates.append(None if whole is None else max(0.0, whole - spent))
-        known = [estimate for estimate in estimates if estimate is not None]
-        if len(known) < len(estimates):
-            return None
-        slots = max(1, min(self._slots, len(estimates)))
-        return max([sum(known) / slots, *known], default=0.0)
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def carry_out(self) -> None:
+        """Until nothing more is to be done of any sweep; the launcher is closed at the end, however that comes."""
+        try:
+            while not all(self._settled(sweeping) for sweeping in self.sweeps.values()):
+                self.look()
+                started = time.monotonic()
+                if not self.scheduler.tick(TICK_SECONDS) and not self.scheduler.running:
+                    time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
+        finally:
+            self.launcher.close()
+        self._looked = 0.0
+        self.look()
+
+    def _settled(self, sweeping: Sweeping) -> bool:
+        """Nothing of it runs, and nothing waits, or what waits is not to start in this call."""
+        runs = {attempt.task.key: attempt.task.sweep for attempt in self.scheduler.running.values()}
+        if sweeping.ending:
+            return sweeping.name not in runs.values()
+        return not any(key in runs or key in self.scheduler.waiting for key in sweeping.outstanding())
+
+    def look(self, step: int | None = None) -> None:
+        """Reads what people ask for, guards budgets, feeds the mirror and draws, each when it is due.
+
+        Called between ticks, and by runs of an inline launcher, for which `step` lets it be a callback.
+        """
+        now = self.now()
+        if self._looked and now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        self._read_controls()
+        for sweeping in list(self.sweeps.values()):
+            self._guard_budget(sweeping, now)
+        if now - self._synced > SYNC_SECONDS:
+            self._synced = now
+            for attempt in self.scheduler.running.values():
+                sweeping = self.sweeps[attempt.task.sweep]
+                if sweeping.mirror:
+                    sweeping.mirror.sync(sweeping.runs[attempt.task.key])
+        self._draw(now)
+
+    def _draw(self, now: float) -> None:
+        why = self.scheduler.why_waiting()
+        slots = max(1, len(self.scheduler.running))
+        for sweeping in self.sweeps.values():
+            mine = {key: reason for key, reason in why.items() if key in sweeping.runs}
+            snapshot = sweeping.snapshot(self._attempts(sweeping.name), mine, now, slots)
+            sweeping.publish(snapshot, finished=self._settled(sweeping))
+            if sweeping.name == self._main:
+                self.view.show(snapshot)
+
+    def _attempts(self, name: str) -> list[Attempt]:
+        return [attempt for attempt in self.scheduler.running.values() if attempt.task.sweep == name]
+
+    # --- what people ask for ------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """What runs saves its checkpoint and goes; nothing new starts."""
+        self.interrupted = True
+        for sweeping in self.sweeps.values():
+            self._end(sweeping, "interrupted: saving checkpoints")
+        self.scheduler.stop()
+
+    def _read_controls(self) -> None:
+        for path in (self.root / "sweeps").glob("*/control.json"):
+            try:
+                changed = path.stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
+            if self._seen.get(path) == changed:
+                continue
+            self._seen[path] = changed
+            control, name = Control.read(path.parent), path.parent.name
+            sweeping = self.sweeps.get(name)
+            asked = control.asked
+            if asked and asked.waits() and (sweeping is None or asked.id != sweeping.answered):
+                self.adopt(load_plan(self.root, name))
+            elif sweeping:
+                self._obey(sweeping, control)
+
+    def _obey(self, sweeping: Sweeping, control: Control) -> None:
+        name = sweeping.name
+        unwanted = set(control.cancelled) & sweeping.runs.keys() - sweeping.done
+        self.scheduler.cancel(unwanted)
+        sweeping.cancelled |= unwanted - {attempt.task.key for attempt in self._attempts(name)}
+        back = sweeping.cancelled - unwanted
+        sweeping.cancelled -= back
+        if back:
+            self._enqueue(sweeping, sorted(back))
+        if control.stop:
+            self._end(sweeping, "stopping: " + ("what runs may finish" if control.stop == "drain" else "saving"))
+            if control.stop == "save":
+                self.scheduler.stop(name)
+        elif control.paused:
+            sweeping.note = "paused; `scaling resume` goes on"
+            self.scheduler.hold(name, "resume (paused)")
+        elif not sweeping.ending:
+            sweeping.note = ""
+            self.scheduler.release(name)
+
+    def _end(self, sweeping: Sweeping, note: str) -> None:
+        sweeping.ending, sweeping.note = True, note
+        self.scheduler.hold(sweeping.name, note.split(":")[0])
+
+    def _guard_budget(self, sweeping: Sweeping, now: float) -> None:
+        if sweeping.ending or not sweeping.outstanding():
+            return
+        over = sweeping.exceeded(sweeping.spent(self._attempts(sweeping.name), now))
+        if over:
+            sweeping.over_budget = True
+            self._end(sweeping, over)
+            self.view.say(f"{sweeping.name}: {over}; nothing new starts")
+            if sweeping.plan.sweep.budget.on_hit == "stop":
+                self.scheduler.stop(sweeping.name)
+
+    # --- what the scheduler tells -------------------------------------------------------------------------------
+
+    def _hear(self, event: Event) -> None:
+        sweeping = self.sweeps[event.task.sweep]
+        run, key = sweeping.runs[event.task.key], event.task.key
+        sweeping.record(event)
+        if event.seconds and event.effort and event.kind != "breaker":
+            end_attempt(run.dir, event)
+            given = event.effort.resources
+            sweeping.used = sweeping.used.plus(event.seconds, given.gpus, given.cpus)
+        if event.kind == "started" and sweeping.mirror:
+            sweeping.mirror.start(run)
+        elif event.kind in ("done", "diverged"):
+            self._finish(sweeping, run, event)
+        elif event.kind == "failed" and event.failure:
+            sweeping.failed[key] = event.failure
+            self.view.say(describe_failure(run))
+        elif event.kind == "cancelled":
+            sweeping.cancelled.add(key)
+        elif event.kind == "stopped":
+            sweeping.stopped.add(key)
+        elif event.kind == "retry":
+            again = f"; again in {event.delay:.0f} s" if event.delay >= 1 else "; again now"
+            self.view.say(f"{event.failure} {run.point} ({key}), attempt {event.attempt}: {event.error}{again}")
+        elif event.kind == "breaker":
+            what = f"the same error in run after run ({event.error}); mend it and give the command again"
+            self._end(sweeping, f"nothing new starts: {what}")
+            self.view.say(f"{sweeping.name}: {sweeping.note}")
+        if event.kind in ("failed", "cancelled", "stopped") and event.attempt and sweeping.mirror:
+            sweeping.mirror.finish(run, event.kind)
+        if event.final:
+            self._share(sweeping, event)
+
+    def _finish(self, sweeping: Sweeping, run: PlannedRun, event: Event) -> None:
+        key = event.task.key
+        sweeping.done.add(key)
+        sweeping.failed.pop(key, None)
+        if sweeping.mirror:
+            sweeping.mirror.finish(run, event.kind)
+        if event.kind == "diverged":
+            sweeping.diverged.add(key)
+            record = run.dir.record()
+            self.view.say(
+                f"diverged {run.point}" + (f" after {record.images_seen:,} images: {record.reason}" if record else "")
+            )
+        else:
+            sweeping.measured.append(run.measured(event.seconds, probes_only=key in sweeping.trained))
+
+    def _share(self, sweeping: Sweeping, event: Event) -> None:
+        """Another sweep that wants the same run gets its result, or its own try where there is none."""
+        for other in self.sweeps.values():
+            key = event.task.key
+            if other is sweeping or key not in other.runs or key in other.done:
+                continue
+            if other.runs[key].done:
+                other.done.add(key)
+                if event.kind == "diverged":
+                    other.diverged.add(key)
+                if other.mirror:
+                    other.mirror.finish(other.runs[key], event.kind)
+            elif event.kind == "failed" and event.failure:
+                other.failed[key] = event.failure
+            elif not other.ending and key not in other.cancelled:
+                self._enqueue(other, [key])
 
 
-def _running(run: PlannedRun) -> Running:
-    last = run.dir.last_metrics() or {}
-    seconds = last.get("seconds", 0.0)
-    return Running(
-        name=str(run.point),
-        step=last.get("step", 0),
-        n_steps=0 if last.get("step") == run.spec.n_steps else run.spec.n_steps,
-        loss=last.get("loss"),
-        images_per_second=last["images_seen"] / seconds if seconds else None,
-    )
+def _n_micro(run: PlannedRun) -> int:
+    """Micro-batches the run's last attempt was cut down to, so that a new driver does not run out of memory anew."""
+    began = [line for line in run.dir.attempts() if "n_micro" in line]
+    return int(began[-1]["n_micro"]) if began else 1
 
 
 def describe_failure(run: PlannedRun) -> str:
     """Which run, why, where its log is, and the log's end."""
-    failure = run.dir.failure() or {"error": "the attempt left neither a result nor a reason"}
+    failure = run.dir.failure() or {"kind": "error", "error": "the attempt left neither a result nor a reason"}
     tail = "\n".join(f"    {line}" for line in run.dir.log_tail(8).splitlines())
-    return f"failed {run.point} ({run.dir.run}): {failure['error']}\n  log: {run.dir.path / 'log.txt'}\n{tail}"
+    log = run.dir.path / "log.txt"
+    return f"failed {run.point} ({run.dir.run}), {failure['kind']}: {failure['error']}\n  log: {log}\n{tail}"

@@ -1,0 +1,189 @@
+"""One sweep while a driver carries it out: its runs, its tally, its budget, and how it is shown."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scaling.control import Live, sweep_folder
+from scaling.cost import Measured
+from scaling.failures import FailureClass
+from scaling.live import Running, Snapshot, publish
+from scaling.mirror import Mirror
+from scaling.plan import Plan
+from scaling.planned import PlannedRun
+from scaling.runbody import Usage, usage
+from scaling.rundir import append_line
+from scaling.scheduler import Event
+from scaling.scheduler import Running as Attempt
+
+PUBLISH_SECONDS = 2.0
+ALL_DONE, SOME_FAILED, BUDGET, INTERRUPTED = 0, 3, 4, 130
+"""Exit codes of a sweep."""
+
+
+@dataclass
+class Sweeping:
+    plan: Plan
+    mirror: Mirror | None
+    began: float
+    runs: dict[str, PlannedRun] = field(default_factory=dict)
+    """Fingerprint -> run; removed ones that are let finish stay until then."""
+    done: set[str] = field(default_factory=set)
+    diverged: set[str] = field(default_factory=set)
+    failed: dict[str, FailureClass] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    trained: set[str] = field(default_factory=set)
+    """Already pretrained when the sweep was taken up, so only probed now."""
+    stopped: set[str] = field(default_factory=set)
+    measured: list[Measured] = field(default_factory=list)
+    used: Usage = field(default_factory=Usage)
+    """Without what runs now."""
+    note: str = ""
+    over_budget: bool = False
+    ending: bool = False
+    """Nothing more will start in this call."""
+    answered: str = ""
+    _published: float = 0.0
+    _estimates: dict[tuple[str, str, float, bool], float | None] = field(default_factory=dict)
+    _estimated_by: int = -1
+
+    @classmethod
+    def of(cls, plan: Plan, mirror: Mirror | None) -> Sweeping:
+        sweeping = cls(plan=plan, mirror=mirror, began=time.time(), measured=plan.measured())
+        sweeping.used = usage(plan.sweep.name, (run.dir for run in plan.runs))
+        return sweeping
+
+    @property
+    def name(self) -> str:
+        return self.plan.sweep.name
+
+    @property
+    def folder(self) -> Path:
+        return sweep_folder(self.plan.root, self.name)
+
+    def outstanding(self) -> list[str]:
+        """Runs that have come to no end yet, in the order of the plan."""
+        ended = self.done | self.failed.keys() | self.cancelled | self.stopped
+        return [key for key in self.runs if key not in ended]
+
+    def exit_code(self) -> int:
+        if self.over_budget:
+            return BUDGET
+        if self.failed:
+            return SOME_FAILED
+        return INTERRUPTED if len(self.done | self.cancelled) < len(self.runs) else ALL_DONE
+
+    def record(self, event: Event) -> None:
+        """Into the sweep's history."""
+        line = {
+            "time": round(time.time(), 3),
+            "kind": event.kind,
+            "run": event.task.key,
+            "attempt": event.attempt,
+            "node": event.node,
+            "seconds": round(event.seconds, 3),
+            "failure": event.failure,
+            "error": event.error,
+            "delay": round(event.delay, 3),
+        }
+        append_line(self.folder / "events.jsonl", {key: value for key, value in line.items() if value})
+
+    # --- budget -------------------------------------------------------------------------------------------------
+
+    def spent(self, attempts: Sequence[Attempt], now: float) -> Usage:
+        """With what runs now."""
+        total = self.used
+        for attempt in attempts:
+            given = attempt.waited.effort.resources
+            total = total.plus(now - attempt.started, given.gpus, given.cpus)
+        return total
+
+    def exceeded(self, spent: Usage) -> str:
+        """Which part of the budget is used up; empty when none is."""
+        budget = self.plan.sweep.budget
+        limits = (
+            ("GPU-hours", spent.gpu_hours, budget.gpu_hours),
+            ("CPU-hours", spent.cpu_hours, budget.cpu_hours),
+            ("hours of this call", (time.time() - self.began) / 3600, budget.wall and budget.wall / 3600),
+        )
+        over = [f"{used:.3g} of {limit:.3g} {what}" for what, used, limit in limits if limit and used >= limit]
+        return f"the budget is spent: {', '.join(over)}" if over else ""
+
+    # --- how it stands ------------------------------------------------------------------------------------------
+
+    def snapshot(self, attempts: Sequence[Attempt], why: Mapping[str, str], now: float, slots: int) -> Snapshot:
+        spent, budget = self.spent(attempts, now), self.plan.sweep.budget
+        eta = self._eta(attempts, why, now, slots)
+        return Snapshot(
+            total=len(self.runs),
+            done=len(self.done),
+            diverged=len(self.diverged),
+            running=[self._running(attempt, now) for attempt in attempts],
+            waiting=Counter(reason for key, reason in why.items() if key in self.runs),
+            failed=Counter(self.failed.values()),
+            cancelled=len(self.cancelled),
+            gpu_hours=spent.gpu_hours,
+            cpu_hours=spent.cpu_hours,
+            gpu_hours_allowed=budget.gpu_hours,
+            cpu_hours_allowed=budget.cpu_hours,
+            eta_seconds=eta,
+            note=self.note,
+        )
+
+    def publish(self, snapshot: Snapshot, *, finished: bool = False) -> None:
+        """For `scaling status --watch` and for a second `scaling run` that waits; every few seconds and at the end."""
+        now = time.monotonic()
+        if finished or now - self._published > PUBLISH_SECONDS:
+            self._published = now
+            publish(self.folder, snapshot)
+            code = self.exit_code() if finished else 0
+            live = Live(time=time.time(), pid=os.getpid(), answered=self.answered, finished=finished, exit_code=code)
+            live.write(self.folder)
+
+    def _running(self, attempt: Attempt, now: float) -> Running:
+        run = self.runs[attempt.task.key]
+        last, beat = run.dir.last_metrics() or {}, run.dir.last_beat()
+        seconds = last.get("seconds", 0.0)
+        gigabytes = last.get("system/gpu_memory_gb") or last.get("system/rss_gb") or 0.0
+        return Running(
+            name=str(run.point),
+            run=attempt.task.key,
+            node=attempt.node,
+            phase=beat.phase if beat and beat.token == attempt.token else "",
+            step=last.get("step", 0),
+            n_steps=0 if last.get("step") == run.spec.n_steps else run.spec.n_steps,
+            loss=last.get("loss"),
+            images_per_second=last["images_seen"] / seconds if seconds else None,
+            memory=int(gigabytes * 1e9),
+            eta_seconds=self._left(attempt, now),
+        )
+
+    def _left(self, attempt: Attempt, now: float) -> float | None:
+        """Seconds a running attempt still takes."""
+        whole = self._estimate(attempt.task.key)
+        return None if whole is None else max(0.0, whole - (now - attempt.started))
+
+    def _estimate(self, key: str) -> float | None:
+        """Seconds of a whole run. Runs of a kind share the answer, which is kept until there is new evidence."""
+        if self._estimated_by != len(self.measured):
+            self._estimates.clear()
+            self._estimated_by = len(self.measured)
+        run = self.runs[key]
+        kind = (run.point.model, run.point.algorithm, run.cost.train_flops, key in self.trained)
+        if kind not in self._estimates:
+            self._estimates[kind] = self.plan.estimate(run, self.measured)
+        return self._estimates[kind]
+
+    def _eta(self, attempts: Sequence[Attempt], why: Mapping[str, str], now: float, slots: int) -> float | None:
+        """Seconds of what waits and is half done, shared among the slots in use."""
+        left = [self._estimate(key) for key in why if key in self.runs]
+        left += [self._left(attempt, now) for attempt in attempts]
+        known = [seconds for seconds in left if seconds is not None]
+        if len(known) < len(left):
+            return None
+        return max([sum(known) / max(1, min(slots, len(left))), *known], default=0.0)
