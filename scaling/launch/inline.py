@@ -1,31 +1,59 @@
-"""Runs in this process, one after the other: for debuggers, notebooks and machines without Ray."""
+"""Runs in this process, one after the other: for debuggers, notebooks and machines that forbid processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from scaling.launch.launcher import Ended, LaunchOptions
+from scaling.failures import EXIT_DONE, EXIT_FAILED
+from scaling.launch import machine
+from scaling.launch.launcher import Ended, LaunchOptions, Node, Order
+
+NAME = "inline"
 
 
 class InlineLauncher:
-    def __init__(self, options: LaunchOptions, on_step: Callable[[int], None] = lambda step: None) -> None:
-        self.on_step = on_step
-        """Hears of every logged step, so that a live view can move while the run has the process."""
-        self._waiting: list[tuple[Path, str]] = []
+    """A run has the process to itself while `wait` lasts; a crash of the process is a crash of the driver.
 
-    def slots(self) -> int:
-        return 1
+    Runs the code that is loaded already, whatever folder an order names, and one rank only.
+    """
 
-    def submit(self, path: Path, token: str) -> None:
-        self._waiting.append((path, token))
+    def __init__(self, options: LaunchOptions) -> None:
+        self._on_step = options.on_step
+        self._node = replace(machine.here(NAME), runs=1)
+        self._waiting: list[Order] = []
+        self._ended: list[Ended] = []
+
+    def nodes(self) -> Sequence[Node]:
+        return (self._node,)
+
+    def submit(self, order: Order) -> None:
+        if order.n_ranks > 1:
+            detail = f"this launcher has one process and the run wants {order.n_ranks}; take --launcher local or ray"
+            self._ended.append(Ended(path=order.path, token=order.token, code=1, detail=detail))
+        else:
+            self._waiting.append(order)
 
     def wait(self, timeout: float) -> list[Ended]:
+        if self._ended or not self._waiting:
+            if not self._ended:
+                time.sleep(timeout)
+            ended, self._ended = self._ended, []
+            return ended
         from scaling.worker import attempt  # imports torch, which a sweep with nothing left to do never needs
 
-        path, token = self._waiting.pop(0)
-        attempt(path, token, self.on_step)
-        return [Ended(path=path)]
+        order = self._waiting.pop(0)
+        done = attempt(order.path, order.token, self._on_step)
+        code = (EXIT_DONE if done else EXIT_FAILED) if isinstance(done, bool) else int(done)
+        return [Ended(path=order.path, token=order.token, code=code)]
+
+    def kill(self, path: Path) -> None:
+        """A run that has begun cannot be killed from within its own process; one that waits can."""
+        for order in [order for order in self._waiting if order.path == path]:
+            self._waiting.remove(order)
+            self._ended.append(Ended(path=path, token=order.token, code=-9, detail="ended before it began"))
 
     def close(self) -> None:
         self._waiting.clear()

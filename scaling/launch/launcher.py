@@ -44,6 +44,8 @@ class Node:
     """GPU type, e.g. H100; None without GPUs."""
     gpu_memory: int = 0
     """Bytes of one GPU; 0 is unknown."""
+    runs: int = 0
+    """Runs it can carry at once, whatever they ask for; 0 is as many as fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,5 +109,7 @@ class LaunchOptions:
     SpecError."""
     address: str | None = None
     """Ray cluster to join; None starts one on this machine."""
+    code: Path | None = None
+    """Folder of the package that the orders will name, where it is known; a launcher may load it ahead."""
     on_step: Callable[[int], None] = lambda step: None
     """Hears of every logged step from a launcher whose runs take the driver's own process."""
