@@ -1,24 +1,45 @@
-"""What a run costs before it starts: parameters and FLOPs in closed form, seconds once something was measured."""
+"""What a run costs before it starts: parameters, FLOPs and memory in closed form, seconds once something was measured.
+
+Imports no torch, and SciPy only where it is needed: planning and status must answer at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from scipy.optimize import nnls
 
+from scaling.algorithms.closed_forms import Cost
+from scaling.calibration import Calibration, image_bytes, shape_key
 from scaling.catalog import ALGORITHMS
 from scaling.grid import RunSpec
 from scaling.models.shape import Shape
+from scaling.options import Options
+
+CUDA_CONTEXT = 600 * 2**20
+"""Bytes of a GPU that a process takes before its first tensor; drivers differ by some hundred MiB."""
+PROCESS = 700 * 2**20
+"""Bytes of host memory of a process that has torch loaded."""
+OPTIMISER_BYTES = 16
+"""Per trained parameter: fp32 weight, gradient and AdamW's two moments."""
+HELD_BYTES = 4
+CHECKPOINT_BYTES = 12
+"""Per trained parameter: weight and two moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunCost:
-    n_params_by_part: dict[str, int]
+    n_params_by_part: Mapping[str, int]
     flops_per_image: float
     train_flops: float
     """Of the whole pretraining, multiply-add = 2."""
+    values_per_image: float = 0.0
+    """Activations kept for the backward pass."""
+    n_params_held: int = 0
+    """Parameters in memory that no optimiser moves."""
 
     @property
     def n_params(self) -> int:
@@ -28,18 +49,45 @@ class RunCost:
     def n_params_total(self) -> int:
         return sum(self.n_params_by_part.values())
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """On disk, while the run is under way."""
+        return CHECKPOINT_BYTES * self.n_params_total + HELD_BYTES * self.n_params_held
+
+    @property
+    def encoder_bytes(self) -> int:
+        """On disk, kept for good."""
+        return 4 * self.n_params
+
+    def step_bytes(self, spec: RunSpec, n_micro: int, *, on_gpu: bool) -> int:
+        """Memory of a step, estimated: of the GPU, or of the host without one. Off by a third is no surprise."""
+        wide = 4 if spec.precision == "fp32" or not on_gpu else 2
+        held = OPTIMISER_BYTES * self.n_params_total + HELD_BYTES * self.n_params_held
+        images = -(-spec.batch_size // n_micro)
+        around = CUDA_CONTEXT if on_gpu else PROCESS
+        return int(held + images * self.values_per_image * wide + image_bytes(spec) + around)
+
 
 def shape_of(spec: RunSpec) -> Shape:
     return Shape(**{field: getattr(spec, field) for field in Shape.__dataclass_fields__})
 
 
 def cost_of(spec: RunSpec) -> RunCost:
-    cost = ALGORITHMS[spec.algorithm].load_cost()(shape_of(spec), spec.options)
+    cost = _cost_at(spec.algorithm, shape_of(spec), spec.options)
     return RunCost(
         n_params_by_part=cost.n_params,
         flops_per_image=cost.flops_per_image,
         train_flops=cost.flops_per_image * spec.n_steps * spec.batch_size,
+        values_per_image=cost.values_per_image,
+        n_params_held=cost.n_params_held,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _cost_at(algorithm: str, shape: Shape, options: Options) -> Cost:
+    """A grid has thousands of runs of a few shapes."""
+    cost: Cost = ALGORITHMS[algorithm].load_cost()(shape, options)
+    return cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +120,51 @@ def estimate_seconds(model: str, algorithm: str, train_flops: float, measured: S
     evidence = near + [m for m in measured if m.train_flops == 0]
     if len({m.train_flops for m in evidence}) == 1:  # no line through one point but the one from the origin
         return train_flops * sum(m.seconds for m in evidence) / sum(m.train_flops for m in evidence)
+    from scipy.optimize import nnls  # half a second that a plan without evidence need not spend
+
     columns = np.array([[1.0, m.train_flops / train_flops] for m in evidence])
     overhead, scaled = nnls(columns, np.array([m.seconds for m in evidence]))[0]
     return float(overhead + scaled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Seconds a run will take, and what says so."""
+
+    seconds: float
+    basis: Literal["runs", "calibration", "other runs"]
+    """Finished runs of its model and algorithm; a few measured steps of its shape; finished runs of another kind."""
+
+
+def estimate(
+    spec: RunSpec, train_flops: float, measured: Sequence[Measured], calibrated: Calibration | None
+) -> Estimate | None:
+    """From the best evidence there is, None without any. `train_flops` is what is still to do."""
+    kinds = {(m.model, m.algorithm) for m in measured if m.train_flops > 0}
+    if train_flops > 0 and calibrated is not None and (spec.model, spec.algorithm) not in kinds:
+        return Estimate(seconds=spec.n_steps * spec.batch_size / calibrated.images_per_second, basis="calibration")
+    seconds = estimate_seconds(spec.model, spec.algorithm, train_flops, measured)
+    if seconds is None:
+        return None
+    own = train_flops == 0 or (spec.model, spec.algorithm) in kinds
+    return Estimate(seconds=seconds, basis="runs" if own else "other runs")
+
+
+class Calibrated:
+    """Measurements of one kind of device, found by the shape they are of."""
+
+    def __init__(self, calibrations: Sequence[Calibration]) -> None:
+        self._by_key = {c.shape_key: c for c in calibrations}
+        self._keys: dict[tuple[object, ...], str] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def of(self, spec: RunSpec, n_micro: int) -> Calibration | None:
+        if not self._by_key:
+            return None
+        # Runs of a sweep differ in few of the things a shape's key is made of; hashing all of each would take seconds.
+        fast = (shape_of(spec), spec.algorithm, spec.batch_size, spec.precision, spec.options, n_micro)
+        if fast not in self._keys:
+            self._keys[fast] = shape_key(spec, n_micro)
+        return self._by_key.get(self._keys[fast])
