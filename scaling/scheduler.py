@@ -259,7 +259,11 @@ class Scheduler:
             elif now - running.pulse_at > running.task.hang_after:
                 running.verdict, running.kill_at = "hang", now + HANG_GRACE
                 running.task.body.ask_to_stop()
-                self.listen(Event(kind="hang", task=running.task, attempt=running.waited.attempt, node=running.node))
+                self.listen(
+                    Event(
+                        kind="hang", task=running.task, attempt=running.waited.attempt, node=running.node, final=False
+                    )
+                )
 
     def _order(self, now: float) -> list[Waiting]:
         def place(waited: Waiting) -> tuple[int, bool, float, int]:
