@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -99,9 +100,48 @@ class RunSpec(Options):
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """12 hex digits of the SHA-256 of canonical JSON. Raises TypeError or ValueError on values without stable form."""
+    """12 hex digits of the SHA-256 of canonical JSON.
+
+    Raises TypeError or ValueError, saying where, on whatever has no one form that is the same on every machine.
+    """
+    _refuse_unstable(identity, ())
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _refuse_unstable(value: Any, at: tuple[object, ...]) -> None:
+    """JSON would take some of these: keys as their text, subclasses as their base. Two values then look like one."""
+    kind = type(value)
+    if kind is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{_place(at)}: {value} has no form in a fingerprint; use null for what is not known")
+    elif kind in (dict, list, tuple):
+        for key, member in value.items() if kind is dict else enumerate(value):
+            if kind is dict and type(key) is not str:
+                what = f"key {key!r} is a {type(key).__name__}; keys must be text, use {str(key)!r}"
+                raise TypeError(f"{_place(at)}: {what}")
+            if type(member) not in PLAIN:
+                _refuse_unstable(member, (*at, key))
+    elif kind not in PLAIN:
+        what = f"a {kind.__name__} has no stable form in a fingerprint; {WAY_OUT.get(kind, OTHER_WAY)}"
+        raise TypeError(f"{_place(at)}: {what}")
+
+
+PLAIN = {str, int, bool, type(None)}
+WAY_OUT: dict[type, str] = {
+    set: "use a sorted list",
+    frozenset: "use a sorted list",
+    bytes: "use their SHA-256 as text",
+    bytearray: "use their SHA-256 as text",
+    complex: "use two numbers",
+    type: "use the name it has in the catalog",
+}
+OTHER_WAY = "use text, numbers, true, false, null, lists or mappings of them"
+
+
+def _place(at: tuple[object, ...]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)
+    return path.removeprefix(".") or "the value"
 
 
 def expand(sweep: Sweep, document: Document) -> tuple[list[Point], list[Excluded]]:
@@ -122,11 +162,13 @@ def expand(sweep: Sweep, document: Document) -> tuple[list[Point], list[Excluded
         if i not in used:
             what = "matches no point of the grid; correct or remove it"
             problems.append(document.problem(("exclude", i), what))
+    there = set(points)
     for i, extra in enumerate(sweep.include):
-        new = [point for point in _product(extra) if point not in points]
+        new = [point for point in _product(extra) if point not in there]
         if not new:
             problems.append(document.problem(("include", i), "adds no point that the grid does not have; remove it"))
         points += new
+        there.update(new)
     if not points:
         problems.append(document.problem(("exclude",), "leaves no point of the grid; remove a rule"))
     if problems:

@@ -42,23 +42,38 @@ def mixed_hash(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return mix(values + np.array([seed + 1], np.uint64) * GOLDEN)
 
 
+class Nested:
+    """The images of one mixture in the order of their turns: every set of it is a beginning of that order.
+
+    Sorting a pool takes seconds where it has millions of images, cutting a set off takes moments.
+    """
+
+    def __init__(self, pool: Pool, weights: Weights, *, seed: int = 0) -> None:
+        self.pool, self.share = pool, _shares(pool, weights)
+        turns = np.full(len(pool.keys), np.inf)
+        order = np.lexsort((mixed_hash(pool.keys, seed), mixed_hash(pool.groups, seed)))
+        for code, weight in self.share.items():
+            members = order[pool.modality[order] == code]
+            turns[members] = (np.arange(len(members)) + 0.5) / weight
+        self.order = np.lexsort((pool.keys, pool.modality, turns))
+
+    def first(self, n_images: int) -> Selection:
+        """The n images whose turn comes first. Raises TooFewImages, naming each modality that runs out."""
+        pool = self.pool
+        _enough(pool, self.share, n_images)
+        chosen = self.order[:n_images]
+        chosen = chosen[np.argsort(pool.keys[chosen], kind="stable")]
+        counts = np.bincount(pool.modality[chosen], minlength=len(pool.modalities))
+        return Selection(
+            indices=chosen.astype(np.int64),
+            identity=hashlib.sha256(pool.keys[chosen].astype("<u8").tobytes()).hexdigest(),
+            n_by_modality={name: int(counts[i]) for i, name in enumerate(pool.modalities) if counts[i]},
+        )
+
+
 def select(pool: Pool, weights: Weights, n_images: int, *, seed: int = 0) -> Selection:
-    """The n images whose turn comes first. Raises TooFewImages, naming each modality that runs out."""
-    share = _shares(pool, weights)
-    turns = np.full(len(pool.keys), np.inf)
-    order = np.lexsort((mixed_hash(pool.keys, seed), mixed_hash(pool.groups, seed)))
-    for code, weight in share.items():
-        members = order[pool.modality[order] == code]
-        turns[members] = (np.arange(len(members)) + 0.5) / weight
-    _enough(pool, share, n_images)
-    chosen = np.lexsort((pool.keys, pool.modality, turns))[:n_images]
-    chosen = chosen[np.argsort(pool.keys[chosen], kind="stable")]
-    counts = np.bincount(pool.modality[chosen], minlength=len(pool.modalities))
-    return Selection(
-        indices=chosen.astype(np.int64),
-        identity=hashlib.sha256(pool.keys[chosen].astype("<u8").tobytes()).hexdigest(),
-        n_by_modality={name: int(counts[i]) for i, name in enumerate(pool.modalities) if counts[i]},
-    )
+    """One set of a mixture. Raises TooFewImages."""
+    return Nested(pool, weights, seed=seed).first(n_images)
 
 
 def _shares(pool: Pool, weights: Weights) -> dict[int, float]:

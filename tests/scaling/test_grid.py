@@ -186,7 +186,11 @@ RENAMED = {
     "a mixture": [("[all, ct_only]", "[all, slices]"), ("ct_only: {ct: 1}", "slices: {ct: 1}")],
 }
 WITHOUT_EFFECT = {
-    "resources": [("probe: {", "resources: {gpus: 0.5, cpus: 4}\nprobe: {")],
+    "resources": [("probe: {", "resources: {gpus: 0.5, cpus: 4, memory_gb: 8, accelerator: H100}\nprobe: {")],
+    "priority": [("probe: {", "schedule: {priority: 7, order: longest, patience: 5min}\nprobe: {")],
+    "budget of hours": [("probe: {", "budget: {gpu_hours: 5, wall: 2h, on_hit: stop}\nprobe: {")],
+    "further attempts": [("probe: {", "retry: {gpu_oom: 0, error: 3, hang_after: 1h}\nprobe: {")],
+    "a comment": [("probe: {", "# said aloud\nprobe: {")],
     "tracking": [("probe: {", "tracking: {experiment: other}\nprobe: {")],
     "bootstrap": [("bootstrap: 20", "bootstrap: 200")],
     "probes": [("linear: {n_c: 2}", "linear: {n_c: 5}, knn: null, pool: cls, max_train: 10")],
@@ -199,6 +203,12 @@ WITHOUT_EFFECT = {
 @pytest.mark.parametrize("changes", [*RENAMED.values(), *WITHOUT_EFFECT.values()], ids=[*RENAMED, *WITHOUT_EFFECT])
 def test_what_changes_no_computation_changes_no_fingerprint(sweep_file: Write, changes: list[tuple[str, str]]) -> None:
     assert list(runs(sweep_file(*changes)).values()) == list(runs(sweep_file()).values())
+
+
+def test_the_order_of_the_values_of_an_axis_changes_no_fingerprint(sweep_file: Write) -> None:
+    turned = [("[mae, dinov2]", "[dinov2, mae]"), ("[16, 32]", "[32, 16]"), ("[all, ct_only]", "[ct_only, all]")]
+    assert runs(sweep_file(*turned)) == runs(sweep_file())
+    assert list(runs(sweep_file(*turned))) != list(runs(sweep_file()))
 
 
 CHANGES = {
@@ -251,14 +261,43 @@ def test_a_fingerprint_is_the_start_of_the_hash_of_canonical_json() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_without_a_stable_form_are_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        fingerprint({"lr": value})
+    with pytest.raises(ValueError, match=r"options\.lr: -?(nan|inf) has no form in a fingerprint; use null"):
+        fingerprint({"options": {"lr": value}})
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), b"x"])
-def test_values_without_a_stable_form_are_refused(value: object) -> None:
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        fingerprint({"x": value})
+class Colour(str):
+    """What JSON would write like any text."""
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "way_out"),
+    [
+        ({1, 2}, "set", "use a sorted list"),
+        (frozenset({1}), "frozenset", "use a sorted list"),
+        (b"x", "bytes", "use their SHA-256 as text"),
+        (object(), "object", "use text, numbers"),
+        (len, "builtin_function_or_method", "use text, numbers"),
+        (lambda: 1, "function", "use text, numbers"),
+        (Path, "type", "use the name it has in the catalog"),
+        (Path("x"), "PosixPath", "use text, numbers"),
+        (Colour("red"), "Colour", "use text, numbers"),
+        (1j, "complex", "use two numbers"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_values_without_a_stable_form_are_refused_with_their_place(value: object, kind: str, way_out: str) -> None:
+    with pytest.raises(TypeError, match=rf"^views\[1\]\.x: a {kind} has no stable form in a fingerprint; {way_out}"):
+        fingerprint({"views": [0, {"x": value}]})
+
+
+@pytest.mark.parametrize(("key", "kind"), [(1, "int"), (None, "NoneType"), (True, "bool"), (1.5, "float")])
+def test_keys_that_json_would_turn_into_text_are_refused(key: object, kind: str) -> None:
+    with pytest.raises(TypeError, match=rf"^mixture: key {key!r} is a {kind}; keys must be text, use '{key!s}'$"):
+        fingerprint({"mixture": {key: 0.5}})
+
+
+def test_a_tuple_is_the_list_it_is_written_as() -> None:
+    assert fingerprint({"betas": (0.9, 0.95)}) == fingerprint({"betas": [0.9, 0.95]})
 
 
 @pytest.mark.parametrize("text", [".nan", ".inf"])
