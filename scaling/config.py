@@ -21,6 +21,8 @@ from scaling.errors import Problem, SpecError, unknown
 from scaling.execution import Budget, Resources, Retry, Schedule
 from scaling.options import BY_TYPE, Options, Other, SourceOptions, Text
 from scaling.records import BASELINES
+from scaling.tuning import Tune
+from scaling.tuning import problems as tuning_problems
 
 TRAINED = tuple(name for name in ALGORITHMS if name not in BASELINES)
 OURS = "ours"
@@ -182,6 +184,8 @@ class Sweep(Options):
     probe: Probe = Probe()
     baselines: Annotated[list[BaselineName], AfterValidator(_unique)] = list(BASELINES)
     """Untrained references probed beside the runs."""
+    tune: Tune | None = None
+    """Learning rates are chosen by trials at a few sizes before the grid runs; null takes those given."""
     resources: Resources = Resources()
     schedule: Schedule = Schedule()
     budget: Budget = Budget()
@@ -274,6 +278,7 @@ def _between_sections(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _patches(raw)
     yield from _probes(raw)
     yield from _idle_options(raw)
+    yield from tuning_problems(raw, _mixtures(raw))
 
 
 def _section(raw: dict[str, Any], *path: str) -> dict[str, Any]:
@@ -294,8 +299,12 @@ def _point_sets(raw: dict[str, Any], *, adding: bool) -> Iterator[tuple[Location
             yield (key, i), entry
 
 
+def _mixtures(raw: dict[str, Any]) -> list[str]:
+    return [str(name) for name in _section(raw, "mixtures")] if "mixtures" in raw else ["all"]
+
+
 def _mixture_names(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
-    defined = [str(name) for name in _section(raw, "mixtures")] if "mixtures" in raw else ["all"]
+    defined = _mixtures(raw)
     used: set[str] = set()
     for adding in (True, False):
         for at, entry in _point_sets(raw, adding=adding):

@@ -18,7 +18,7 @@ ROWS = {
     "scaling": [
         {"errors", "records", "failures"},
         {"options", "document", "catalog", "process", "rundir"},  # rundir: the caches of data/ write whole files too
-        {"execution"},
+        {"execution", "tuning"},
         {"config"},
         {"grid"},
         {"calibration", "parallel", "models", "data"},
@@ -26,9 +26,10 @@ ROWS = {
         {"cost"},
         {"planned"},
         {"plan"},
-        {"attempt", "optim", "checkpoint"},
+        {"trials", "choice"},
+        {"attempt", "environment", "optim", "checkpoint"},
         {"train", "probes"},
-        {"machine", "calibrate"},
+        {"calibrate"},
         {"tracking"},
         {"worker"},
         {"launch"},
@@ -49,7 +50,7 @@ ROWS = {
 
 # Heavy package -> the modules that may import it, by name or by folder.
 OWNERS = {
-    "ray": {"scaling.launch"},
+    "ray": {"scaling.launch", "scaling.tune"},
     "mlflow": {"scaling.tracking"},
     "timm": {"scaling.models"},
     "matplotlib": {"analysis.figures"},
@@ -64,7 +65,7 @@ OWNERS = {
         "scaling.train",
         "scaling.probes.evaluate",
         "scaling.probes.features",
-        "scaling.machine",
+        "scaling.environment",
         "scaling.calibrate",
         "scaling.worker",
     },
