@@ -18,8 +18,12 @@ class _Free:
     memory: int
     gpus: list[float]
     """Free share of each GPU: a run that shares takes its share of one, others take whole ones."""
+    runs: int = 0
+    """On it now."""
 
     def fits(self, wanted: Resources) -> bool:
+        if self.node.runs and self.runs >= self.node.runs:
+            return False
         if wanted.accelerator is not None and wanted.gpus and self.node.accelerator != wanted.accelerator:
             return False
         if wanted.cpus > self.cpus or (self.node.memory and wanted.memory > self.memory):
@@ -32,6 +36,7 @@ class _Free:
         return sorted((i for i, free in enumerate(self.gpus) if free >= share - EPSILON), key=lambda i: self.gpus[i])
 
     def take(self, wanted: Resources) -> None:
+        self.runs += 1
         self.cpus -= wanted.cpus
         self.memory -= wanted.memory
         for i in self._devices(wanted.gpus)[: max(1, round(wanted.gpus))] if wanted.gpus else []:
@@ -47,8 +52,9 @@ class Room:
 
     @property
     def full(self) -> bool:
-        """No node has a core left that may be given away."""
-        return all(free.cpus < 1 for name, free in self.free.items() if name != self._kept)
+        """No node can take even the smallest run."""
+        smallest = Resources()
+        return not any(free.fits(smallest) for name, free in self.free.items() if name != self._kept)
 
     def place(self, wanted: Resources) -> Node | None:
         """The node it fits with least left over; runs without a GPU stay off nodes that have them, if they can."""
