@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from scaling.failures import POLICIES, FailureClass, Policy
@@ -31,11 +31,25 @@ Duration = Annotated[float, BeforeValidator(_seconds)]
 """Seconds, written as `48h`."""
 
 
+def _share(gpus: float) -> float:
+    """Whole GPUs, or 1/k of one: other shares leave a rest that no run can use."""
+    k = round(1 / gpus) if 0 < gpus < 1 else 1
+    if gpus == round(gpus) or (gpus < 1 and abs(gpus * k - 1) < 0.02):
+        return gpus
+    near = sorted({1 / k, 1 / (k + 1), 1 / max(1, k - 1)}, key=lambda share: abs(share - gpus))[:2]
+    allowed = near if gpus < 1 else [int(gpus), int(gpus) + 1]
+    words = " and ".join(f"{share:.3g}" for share in sorted(allowed))
+    text = f"{gpus:g} is neither a whole number of GPUs nor 1/k of one; the nearest that are: {words}"
+    raise PydanticCustomError("ours", "{text}", {"text": text})
+
+
 class Resources(Options):
     """What one run gets."""
 
     gpus: Annotated[
-        Annotated[Literal["auto", "packed"], Text] | Annotated[Annotated[float, Field(ge=0)], Other], BY_TYPE
+        Annotated[Literal["auto", "packed"], Text]
+        | Annotated[Annotated[float, Field(ge=0), AfterValidator(_share)], Other],
+        BY_TYPE,
     ] = "auto"
     """auto: one GPU where there are any, else none; packed: as many runs share a GPU as their measured memory allows
     (`scaling calibrate`); a number: that many whole GPUs, or 1/k for one of k runs that share one."""
