@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scaling.rundir import write_whole
+from scaling.rundir import beside
+
+Place = Callable[[Path], AbstractContextManager[Path]]
+"""Opens a draft that takes the place of a path at the end of the block."""
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Tensors and plain values; a crash leaves the previous file."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_whole(path, buffer.getvalue())
+def save(path: Path, state: dict[str, Any], *, place: Place = beside) -> None:
+    """Tensors and plain values; a crash or a full disk leaves the previous file. Raises OSError."""
+    with place(path) as draft, open(draft, "wb") as file:  # of a name torch would turn OSError into RuntimeError
+        torch.save(state, file)
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:

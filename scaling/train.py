@@ -6,26 +6,30 @@ Images stay resident on the device as uint8: no loader processes, no host work b
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from scaling import checkpoint
+from scaling import checkpoint, parallel
 from scaling.algorithms.algorithm import Algorithm
+from scaling.attempt import Attempt
 from scaling.catalog import ALGORITHMS
 from scaling.cost import shape_of
 from scaling.data.source import Images
+from scaling.environment import Meter
+from scaling.errors import RunFailed
+from scaling.failures import Stopped
 from scaling.grid import RunSpec
-from scaling.models.vit import use_fused_attention
+from scaling.models.vit import DropPath, use_fused_attention
 from scaling.optim import adamw, clip, set_schedules
 from scaling.options import Recipe
-from scaling.rundir import RunDir
+from scaling.parallel import Draws, Part
 
 LOGGED_STEPS = 100
 """Lines in metrics.jsonl per run: enough for any curve, cheap to read by the thousand."""
@@ -90,7 +94,15 @@ class Training:
     """A run under way: what a step changes, so that all of it can be kept and taken up again."""
 
     def __init__(
-        self, spec: RunSpec, recipe: Recipe, module: nn.Module, images: Images, device: torch.device, precision: str
+        self,
+        spec: RunSpec,
+        recipe: Recipe,
+        module: nn.Module,
+        images: Images,
+        device: torch.device,
+        precision: str,
+        *,
+        n_micro: int = 1,
     ) -> None:
         self.spec, self.recipe, self.module, self.device, self.precision = spec, recipe, module, device, precision
         self.peak_lr = recipe.lr.resolve(spec.batch_size)
@@ -98,6 +110,10 @@ class Training:
         self.trained = [p for p in module.parameters() if p.requires_grad]
         self.resident = torch.from_numpy(images).to(device)
         self.generator = torch.Generator(device=device)
+        self.dropping = [m for m in module.modules() if isinstance(m, DropPath)]
+        if spec.batch_size < parallel.n_ranks():
+            raise RunFailed(f"a batch of {spec.batch_size} cannot be shared by {parallel.n_ranks()} processes")
+        self.n_micro = min(n_micro, spec.batch_size // parallel.n_ranks())
         self.n_done = 0
         """Steps."""
         self.seconds = 0.0
@@ -125,26 +141,49 @@ class Training:
         }
 
     def step(self, indices: Tensor) -> None:
-        """One optimiser step on the images at `indices` (batch_size,); waits for no result of the device."""
+        """One optimiser step on the images at `indices` (batch_size,), all of them on every rank; waits for no result
+        of the device."""
         algorithm, spec = cast(Algorithm, self.module), self.spec
         share = self.n_done / spec.n_steps
         self.lr = set_schedules(self.optimizer, self.recipe, (self.n_done + 1) / spec.n_steps, self.peak_lr)
-        seed = step_seed(spec.seed, self.n_done)
-        torch.manual_seed(seed)  # drop-path draws from the global generator
-        self.generator.manual_seed(seed)
-        batch = self.resident.index_select(0, indices.to(self.device))
-        with _autocast(self.device, self.precision):
-            loss, terms = algorithm.loss(batch, progress=share, generator=self.generator)
-        loss.backward()
+        self._differentiate(algorithm, indices, share)
         clip(self.trained, self.recipe.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         algorithm.after_step(share)
         self.n_done += 1
-        self.loss, self.terms = loss.detach(), terms
         if self.n_done > spec.n_steps * (1 - TAIL):
             self.tail_sum += self.loss
             self.tail_steps += 1
+
+    def _differentiate(self, algorithm: Algorithm, indices: Tensor, progress: float) -> None:
+        """Gradients, loss and terms of the global batch, from this rank's micro-batches and the other ranks'.
+
+        The m-th micro-batches of all ranks are neighbours in the batch, so that what looks across images, such as
+        KoLeo, sees the same ones however a micro-batch is spread.
+        """
+        seed, n_ranks = step_seed(self.spec.seed, self.n_done), parallel.n_ranks()
+        sums: dict[str, Tensor] = {}
+        for micro in range(self.n_micro):
+            part = Part.of(len(indices), micro * n_ranks + parallel.rank(), self.n_micro * n_ranks)
+            torch.manual_seed(seed)  # drop-path draws from the global generator
+            self.generator.manual_seed(seed)
+            for module in self.dropping:
+                module.part = part
+            batch = self.resident.index_select(0, part.rows(indices).to(self.device))
+            with _autocast(self.device, self.precision):
+                loss, terms = algorithm.loss(batch, progress=progress, draws=Draws(self.generator, part))
+            if part.share == 1:
+                loss.backward()
+                self.loss, self.terms = loss.detach(), terms
+                return
+            (loss * part.share).backward()
+            for name, value in {"loss": loss.detach(), **terms}.items():
+                sums[name] = sums.get(name, 0) + value.float() * part.share
+        parallel.reduce_gradients(self.trained)
+        means = parallel.total(torch.stack(list(sums.values())))
+        self.loss, *rest = means.unbind()
+        self.terms = dict(zip(list(sums)[1:], rest, strict=True))
 
     def tail_loss(self) -> float | None:
         mean = self.tail_sum.item() / self.tail_steps if self.tail_steps else math.nan
@@ -154,47 +193,29 @@ class Training:
 def pretrain(
     spec: RunSpec,
     images: Images,
-    run_dir: RunDir,
+    attempt: Attempt,
     *,
     device: torch.device,
     checkpoint_minutes: float,
-    guard: Callable[[], None],
+    n_micro: int = 1,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Trained:
     """Trains from the last checkpoint, or from the start, to the end of the budget or to a non-finite loss.
 
-    `guard` is called before every write and raises when the run belongs to another attempt; `on_step` hears of every
-    logged step.
+    `on_step` hears of every logged step. Raises Stopped, with its checkpoint saved, when asked to stop; LeaseLost,
+    having written nothing more, when the run belongs to another attempt.
     """
-    path = run_dir.path / "checkpoint.pt"
+    path = attempt.path / "checkpoint.pt"
     state = checkpoint.load(path, device)
     precision = state["precision"] if state else resolve_precision(spec.precision, device)
     module = build(spec, device, precision)
     if not isinstance(spec.options, Recipe):
         return Trained(module=module, diverged=False, images_seen=0, seconds=0.0, train_loss=None, precision=precision)
-    training = Training(spec, spec.options, module, images, device, precision)
+    training = Training(spec, spec.options, module, images, device, precision, n_micro=n_micro)
     if state:
         training.restore(state)
-    guard()
-    run_dir.keep_metrics_until(training.n_done)
-    every, diverged = max(1, spec.n_steps // LOGGED_STEPS), False
-    order = batches(len(images), spec.batch_size, spec.seed, training.n_done)
-    before, started = training.seconds, time.monotonic()
-    saved_at = started
-    while training.n_done < spec.n_steps and not diverged:
-        training.step(next(order))
-        at_end = training.n_done == spec.n_steps
-        if training.n_done % every == 0 or at_end:
-            diverged = not math.isfinite(training.loss.item())
-            training.seconds = before + time.monotonic() - started
-            guard()
-            _log(run_dir, training)
-            on_step(training.n_done)
-        if time.monotonic() - saved_at >= checkpoint_minutes * 60 and not at_end and not diverged:
-            guard()
-            training.seconds = before + time.monotonic() - started
-            checkpoint.save(path, training.state())
-            saved_at = time.monotonic()
+    attempt.keep_metrics_until(training.n_done)
+    diverged = _train(training, attempt, path, len(images), checkpoint_minutes * 60, on_step)
     return Trained(
         module=module,
         diverged=diverged,
@@ -205,18 +226,55 @@ def pretrain(
     )
 
 
+def _train(
+    training: Training,
+    attempt: Attempt,
+    path: Path,
+    n_images: int,
+    save_every: float,
+    on_step: Callable[[int], None],
+) -> bool:
+    """Whether it diverged."""
+    spec, meter = training.spec, Meter(training.device)
+    every, diverged = max(1, spec.n_steps // LOGGED_STEPS), False
+    order = batches(n_images, spec.batch_size, spec.seed, training.n_done)
+    before, started = training.seconds, time.monotonic()
+    saved_at = started
+    while training.n_done < spec.n_steps and not diverged:
+        training.step(next(order))
+        at_end = training.n_done == spec.n_steps
+        if training.n_done % every == 0 or at_end:
+            diverged = not math.isfinite(training.loss.item())
+            training.seconds = before + time.monotonic() - started
+            attempt.append(attempt.path / "metrics.jsonl", _line(training, meter))
+            on_step(training.n_done)
+        stop = parallel.any_rank(attempt.pulse())  # all at the same step
+        if at_end or diverged:
+            break
+        if stop or time.monotonic() - saved_at >= save_every:
+            training.seconds = before + time.monotonic() - started
+            if attempt.writes:
+                checkpoint.save(path, training.state(), place=attempt.replacing)
+            saved_at = time.monotonic()
+        if stop:
+            parallel.barrier()  # a rank that ends earlier would have the first one killed while it saves
+            raise Stopped(f"asked to stop; saved at step {training.n_done} of {spec.n_steps}")
+    return diverged
+
+
 def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
-def _log(run_dir: RunDir, training: Training) -> None:
+def _line(training: Training, meter: Meter) -> dict[str, Any]:
+    """What is logged of a step; values that are not finite are left out."""
     scalars = {"loss": training.loss.item(), **{name: term.item() for name, term in training.terms.items()}}
-    line = {
+    return {
         "step": training.n_done,
         "images_seen": training.n_done * training.spec.batch_size,
         "seconds": round(training.seconds, 3),
+        "time": round(time.time(), 3),
         **{name: value for name, value in scalars.items() if math.isfinite(value)},
         "lr": training.lr,
+        **meter.read(),
     }
-    with open(run_dir.path / "metrics.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")

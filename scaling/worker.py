@@ -1,16 +1,20 @@
-"""One run from its job to its record, the same in this process or in one of its own. Writes only its run directory."""
+"""One run from its job to its record, the same in this process or in some of its own. Writes only its run directory.
+
+`python -m scaling.worker PATH TOKEN` is one attempt; under torchrun, one of its ranks.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
-import platform
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,30 +22,41 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from scaling import checkpoint
+from scaling import calibration, checkpoint, parallel
 from scaling.algorithms.algorithm import Algorithm
+from scaling.attempt import Attempt
+from scaling.calibrate import measure
 from scaling.cost import cost_of
 from scaling.data.cache import cached, cached_task
 from scaling.data.mixture import select
 from scaling.data.source import Images, Source, Task, TaskInfo
 from scaling.data.views import normalise
+from scaling.environment import environment, provenance
 from scaling.errors import RunFailed
-from scaling.plan import Job, source_of
+from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_STOPPED, Stopped, classify_exception
+from scaling.parallel import Member, PeerLost
+from scaling.plan import source_of
+from scaling.planned import Job
 from scaling.probes.evaluate import probe_task
+from scaling.process import die_with_parent
 from scaling.records import RunRecord
-from scaling.rundir import LeaseLost, RunDir, write_json
+from scaling.rundir import LeaseLost
 from scaling.train import Trained, build, pretrain, resolve_precision
 
 FEATURE_BATCH = {"cuda": 512, "cpu": 64}
 """Images per forward pass when features are cached; on a CPU the activations of 64 stay in its cache, 1.4x as fast."""
+CHUNK = 8192
+"""Images read from a source between two signs of life."""
+OnStep = Callable[[int], None]
 
 
 class Data:
     """What a run reads, from the shared cache if another run was there before; else from the source."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, go_on: Callable[[], None]) -> None:
         self.job = job
         self.cache = Path(job.cache)
+        self._go_on = go_on
         self._source: Source | None = None
 
     @property
@@ -63,62 +78,107 @@ class Data:
         selection = select(self.source.pool(), self.job.weights, self.job.spec.n_images)
         if selection.identity != self.job.spec.data_identity:
             raise RunFailed("the source's images changed since the plan was made; run the sweep again to plan anew")
-        return {"images": self.source.read(selection.indices)}
+        read = []
+        for start in range(0, len(selection.indices), CHUNK):
+            self._go_on()
+            read.append(self.source.read(selection.indices[start : start + CHUNK]))
+        return {"images": np.concatenate(read)}
 
     def task(self, info: TaskInfo) -> Task:
         return cached_task(self.cache, info, lambda: self.source)
 
 
-def execute(path: Path, token: str, on_step: Callable[[int], None] = lambda step: None) -> RunRecord:
-    """Does what is missing of the run in `path`: pretraining, then each task's read-outs.
+def execute(attempt: Attempt, member: Member, on_step: OnStep) -> None:
+    """Does what is missing of the run: pretraining, then each task's read-outs.
 
-    Raises LeaseLost, having written nothing more, when another attempt took the run over.
+    Raises LeaseLost, having written nothing more, when another attempt took the run over; Stopped, with what was done
+    saved, when asked to stop.
     """
-    run_dir = RunDir(path)
-    guard = partial(run_dir.guard, token)
-    job = Job.model_validate_json((path / "job.json").read_text())
-    device = torch.device("cuda" if job.use_gpu and torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(job.cpus)
-    with threadpool_limits(job.cpus):  # small problems of the probes are many times slower on threads that must share
-        return _execute(job, run_dir, guard, device, on_step)
+    attempt.begin("data")
+    job = Job.model_validate_json((attempt.path / "job.json").read_text())
+    device = _device(job, member)
+    threads = max(1, job.cpus // member.local_size)
+    torch.set_num_threads(threads)
+    with threadpool_limits(threads):  # small problems of the probes are many times slower on threads that must share
+        attempt.clear_drafts("checkpoint.pt", "encoder.pt", "metrics.jsonl")
+        _note_provenance(attempt, job, member, device)
+        module = _trained_encoder(attempt, job, member, device, on_step)
+        if module is not None and attempt.writes:
+            _probe(attempt, job, module, device)
+        attempt.remove(attempt.path / "checkpoint.pt")
 
 
-def _execute(
-    job: Job, run_dir: RunDir, guard: Callable[[], None], device: torch.device, on_step: Callable[[int], None]
-) -> RunRecord:
-    path = run_dir.path
-    data, record = Data(job), run_dir.record()
-    if record is None:
+def _device(job: Job, member: Member) -> torch.device:
+    """This rank's GPU, with the run's share of its memory, or the CPU."""
+    if not (job.use_gpu and torch.cuda.is_available()):
+        return torch.device("cpu")
+    if member.local_rank >= torch.cuda.device_count():
+        seen = torch.cuda.device_count()
+        raise RunFailed(f"{member.local_size} processes on this machine see {seen} GPU{'s' * (seen != 1)}; one each")
+    device = torch.device("cuda", member.local_rank)
+    torch.cuda.set_device(device)
+    if job.gpu_share < 1:
+        torch.cuda.set_per_process_memory_fraction(job.gpu_share, device)
+    return device
+
+
+def _note_provenance(attempt: Attempt, job: Job, member: Member, device: torch.device) -> None:
+    if attempt.writes:
+        spec, number = job.spec, attempt.number
+        values = {
+            "attempt": number,
+            "time": time.time(),
+            **provenance(device),
+            "precision": resolve_precision(spec.precision, device),
+            "seed": spec.seed,
+            "data_identity": spec.data_identity,
+            "n_micro": job.n_micro,
+            "n_ranks": member.size,
+            "gpu_share": job.gpu_share,
+        }
+        attempt.write_json(attempt.path / "provenance" / f"{number}.json", values)
+
+
+def _trained_encoder(
+    attempt: Attempt, job: Job, member: Member, device: torch.device, on_step: OnStep
+) -> nn.Module | None:
+    """The encoder to probe, trained now or before, its record written; None when there is nothing to probe."""
+    record = attempt.run_dir.record()
+    if record is not None:
+        return _finished_encoder(attempt, job, device) if record.status == "done" and attempt.writes else None
+    alone = member.size == 1
+    data = Data(job, attempt.go_on if alone else lambda: None)  # ranks stop together, when they train
+    with parallel.group(member, device):
+        if not attempt.writes:
+            parallel.barrier()  # the first one fills the cache
+        images = data.images()
+        if attempt.writes:
+            parallel.barrier()
+        attempt.begin("pretrain")
         trained = pretrain(
             job.spec,
-            data.images(),
-            run_dir,
+            images,
+            attempt,
             device=device,
             checkpoint_minutes=job.checkpoint_minutes,
-            guard=guard,
+            n_micro=job.n_micro,
             on_step=on_step,
         )
-        module = _probed(trained.module)
-        record = _record(job, run_dir.run, trained, device)
-        guard()
-        checkpoint.save(path / "encoder.pt", module.state_dict())
-        write_json(path / "result.json", record.to_json())
-    else:
-        module = _finished_encoder(job, path, device)
-    if record.status == "done":
-        _probe(job, data, module, run_dir, guard, device)
-    guard()
-    (path / "checkpoint.pt").unlink(missing_ok=True)
-    return record
+    module = _probed(trained.module)
+    if attempt.writes:
+        record = _record(job, attempt.run_dir.run, trained, device)
+        checkpoint.save(attempt.path / "encoder.pt", module.state_dict(), place=attempt.replacing)
+        attempt.write_json(attempt.path / "result.json", record.to_json())
+    return None if trained.diverged else module
 
 
 def _probed(module: nn.Module) -> nn.Module:
     return cast(Algorithm, module).probed
 
 
-def _finished_encoder(job: Job, path: Path, device: torch.device) -> nn.Module:
+def _finished_encoder(attempt: Attempt, job: Job, device: torch.device) -> nn.Module:
     module = _probed(build(job.spec, device, resolve_precision(job.spec.precision, device)))
-    module.load_state_dict(checkpoint.load(path / "encoder.pt", device) or {})
+    module.load_state_dict(checkpoint.load(attempt.path / "encoder.pt", device) or {})
     return module
 
 
@@ -132,7 +192,7 @@ def _record(job: Job, run: str, trained: Trained, device: torch.device) -> RunRe
         status="diverged" if trained.diverged else "done",
         n_params=cost.n_params,
         n_params_total=cost.n_params_total,
-        n_params_by_part=cost.n_params_by_part,
+        n_params_by_part=dict(cost.n_params_by_part),
         images_seen=trained.images_seen,
         train_flops=cost.flops_per_image * trained.images_seen,
         train_seconds=round(trained.seconds, 3),
@@ -142,23 +202,10 @@ def _record(job: Job, run: str, trained: Trained, device: torch.device) -> RunRe
     )
 
 
-def environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """Where and with what a run was computed."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "host": platform.node(),
-        "device": f"{device.type}: {name}",
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _probe(
-    job: Job, data: Data, module: nn.Module, run_dir: RunDir, guard: Callable[[], None], device: torch.device
-) -> None:
+def _probe(attempt: Attempt, job: Job, module: nn.Module, device: torch.device) -> None:
+    """Read-outs of the tasks that have none yet."""
     module.eval()
+    data = Data(job, attempt.go_on)
 
     def encode(images_u8: Tensor) -> Tensor:
         tokens: Tensor = module(normalise(images_u8))
@@ -170,40 +217,103 @@ def _probe(
         return pooled
 
     for fingerprint, values in job.tasks.items():
-        if run_dir.probes(fingerprint) is not None:
+        if attempt.run_dir.probes(fingerprint) is not None:
             continue
+        info = TaskInfo(**values)
+        attempt.begin(f"probe {info.name}")
+        attempt.go_on()
         results = probe_task(
             encode,
-            data.task(TaskInfo(**values)),
+            data.task(info),
             job.probe.read_outs(),
             seed=job.spec.seed,
             device=device,
             batch_size=FEATURE_BATCH[device.type],
             n_boot=job.probe.bootstrap,
             max_train=job.probe.max_train,
+            go_on=attempt.go_on,
         )
-        guard()
-        write_json(run_dir.path / "probes" / f"{fingerprint}.json", [asdict(result) for result in results])
+        attempt.write_json(attempt.path / "probes" / f"{fingerprint}.json", [asdict(result) for result in results])
 
 
-def attempt(path: Path, token: str, on_step: Callable[[int], None] = lambda step: None) -> bool:
-    """`execute`, with what goes wrong written to failed.json. True when the run has its record."""
+# --- attempts ---------------------------------------------------------------------------------------------------
+
+
+def attempt(path: Path, token: str, on_step: OnStep = lambda step: None) -> int:
+    """`execute`, its end as an exit code; what goes wrong is in failed.json."""
+    return _carry_out(Attempt(path, token), Member(), on_step)
+
+
+def attempt_logged(path: Path, token: str) -> int:
+    """`attempt`, or a rank of one, in a process that does nothing else: all it prints, also from C, goes to log.txt,
+    and SIGTERM asks it to stop."""
+    _log_to(path)
+    member = Member.from_environment()
+    mine = Attempt(path, token, rank=member.rank)
+    signal.signal(signal.SIGTERM, lambda *_: mine.ask())
+    return _carry_out(mine, member, lambda step: None)
+
+
+def calibrate(path: Path, token: str) -> int:
+    """Measures the job in `path` and keeps the measurement under the root; exit code."""
     try:
-        execute(path, token, on_step)
+        job = Job.model_validate_json((path / "job.json").read_text())
+        calibration.save(Path(job.cache).parent, measure(job, _device(job, Member())))
+    except Exception as error:
+        return _fail(Attempt(path, token), error)
+    return EXIT_DONE
+
+
+def _carry_out(mine: Attempt, member: Member, on_step: OnStep) -> int:
+    try:
+        execute(mine, member, on_step)
     except LeaseLost as error:
         print(error, file=sys.stderr)
-        return False
+        return EXIT_FENCED
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        return EXIT_STOPPED
+    except PeerLost:
+        traceback.print_exc()  # that peer has said why, or its exit code does
+        return EXIT_FAILED
     except Exception as error:  # the run is one of many: it fails alone and says why
+        return _fail(mine, error)
+    return EXIT_DONE
+
+
+def _fail(mine: Attempt, error: Exception) -> int:
+    traceback.print_exc()
+    try:
+        mine.fail(classify_exception(error), f"{type(error).__name__}: {error}".splitlines()[0])
+    except LeaseLost:
+        return EXIT_FENCED
+    except OSError:  # the disk that failed the run; the log, open already, may still say it
         traceback.print_exc()
-        kind = type(error).__name__
-        RunDir(path).fail(kind, f"{kind}: {error}".splitlines()[0])
-        return False
-    return True
+    return EXIT_FAILED
 
 
-def attempt_logged(path: Path, token: str) -> bool:
-    """`attempt` with everything it prints, also from C, in log.txt. For a process that does nothing else."""
-    log = os.open(path / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def _log_to(path: Path) -> None:
+    log = os.open(path / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(log, stream)
-    return attempt(path, token)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scaling.worker", description="One attempt at a run.")
+    parser.add_argument("path", type=Path, help="the run's directory, with its job.json and lease.json")
+    parser.add_argument("token", help="of the lease")
+    parser.add_argument("--calibrate", action="store_true", help="measure memory and speed instead")
+    given = parser.parse_args()
+    die_with_parent(os.getppid())
+    if given.calibrate:
+        _log_to(given.path)
+        code = calibrate(given.path, given.token)
+    else:
+        code = attempt_logged(given.path, given.token)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # no tidying up that could wait for a peer that is gone
+
+
+if __name__ == "__main__":
+    main()

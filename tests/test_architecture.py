@@ -33,7 +33,7 @@ ROWS = {
         {"tracking"},
         {"worker"},
         {"launch"},
-        {"driver", "live", "tables", "report", "cli"},
+        {"sizing", "preflight", "driver", "live", "tables", "report", "cli"},
     ],
     "analysis": [
         {"observations"},

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
+
+from scaling.parallel import Draws
 
 
 class Algorithm(Protocol):
@@ -17,10 +19,16 @@ class Algorithm(Protocol):
     probed: nn.Module
     """Whose features the probes read: images (B, C, H, W), normalised -> tokens (B, 1 + N, D)."""
 
-    def loss(self, images_BCHW: Tensor, *, progress: float, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar to minimise and what else to log, for uint8 images. `progress` is the share of the run done, 0-1."""
+    def loss(self, images_BCHW: Tensor, *, progress: float, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar to minimise and what else to log, for uint8 images. `progress` is the share of the run done, 0-1.
+
+        Both are means over the images: a step may ask for them part by part, here and in other processes, and weights
+        each by its images. Random numbers come from `draws`, one for each image. What looks across images asks
+        `scaling.parallel` for those of other processes, every process as often and in the same order; parameters
+        without a gradient are the same in every part.
+        """
         ...
 
     def after_step(self, progress: float) -> None:
-        """What follows an optimiser step, such as moving a teacher."""
+        """What follows an optimiser step, once for all its parts, such as moving a teacher."""
         ...

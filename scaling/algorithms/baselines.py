@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder, patchify
 from scaling.options import BaselineOptions
+from scaling.parallel import Draws
 
 
 class _Untrained(nn.Module):
-    def loss(self, images_BCHW: Tensor, *, progress: float, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, images_BCHW: Tensor, *, progress: float, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         raise RuntimeError("a baseline has no steps, so nothing may ask for its loss")
 
     def after_step(self, progress: float) -> None:

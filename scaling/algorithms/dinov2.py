@@ -2,7 +2,9 @@
 
 A student sees two global crops, some of their patches masked, and several local ones; a teacher, the running mean of
 the student, sees the global crops whole. DINO matches class tokens across crops, iBOT masked patches within a crop,
-KoLeo spreads the class tokens of a crop apart. The heads of DINO and iBOT are tied, as in the reference default.
+KoLeo spreads the class tokens of a crop apart; it and Sinkhorn's centring look across the images of all processes but
+of one micro-batch only: with several, their loss is another one. The heads of DINO and iBOT are tied, as in the
+reference default.
 Letters: B batch, G = 2 B global crops, L local crops, N patches, M masked patches of all crops, D width, P prototypes.
 """
 
@@ -12,14 +14,16 @@ import copy
 import math
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scaling import parallel
 from scaling.algorithms.closed_forms import global_size, local_size
-from scaling.data.views import blur, jitter, normalise, random_crop, solarise, uniform
+from scaling.data.views import blur, jitter, normalise, random_crop, solarise
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder
 from scaling.options import DinoV2Options
+from scaling.parallel import Draws, Part
 
 CENTRE_MOMENTUM = 0.9
 """dinov2/loss/dino_clstoken_loss.py"""
@@ -28,7 +32,7 @@ WARMUP_TEACHER_TEMP = 0.3
 
 
 def masked_counts(n_crops: int, n_patches: int, options: DinoV2Options) -> list[int]:
-    """Masked patches of each global crop before shuffling: fixed, so that every step has the same shapes."""
+    """Masked patches of each global crop before shuffling: fixed, so that every whole batch has the same shapes."""
     n_masked = int(n_crops * options.mask_probability)
     low, high = options.mask_range
     ratios = [low + (high - low) * (i + 0.5) / n_masked for i in range(n_masked)]
@@ -60,6 +64,8 @@ class Head(nn.Module):
 class DINOv2(nn.Module):
     dino_centre: Tensor
     ibot_centre: Tensor
+    seen: Tensor
+    """Mean teacher logits of the step's class tokens and masked patches so far; the centres move by it afterwards."""
 
     def __init__(self, shape: Shape, options: DinoV2Options) -> None:
         super().__init__()
@@ -74,13 +80,16 @@ class DINOv2(nn.Module):
         self.probed = self.teacher["encoder"]
         self.register_buffer("dino_centre", torch.zeros(1, options.prototypes))
         self.register_buffer("ibot_centre", torch.zeros(1, options.prototypes))
+        self.register_buffer("seen", torch.zeros(2, options.prototypes), persistent=False)
+        self.masks_any = False
+        """Whether the step masks any patch in any part."""
 
-    def loss(self, images_BCHW: Tensor, *, progress: float, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, images_BCHW: Tensor, *, progress: float, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the three terms, each returned beside it, with the teacher's entropy in nats."""
         o = self.options
-        crops_G, crops_L = self.crops(normalise(images_BCHW), generator)
-        masked_GN, weight_M = self.masks(len(crops_G), crops_G.shape[-1], generator)
-        cls_teacher, patch_teacher = self.targets(crops_G, masked_GN, progress)
+        crops_G, crops_L = self.crops(normalise(images_BCHW), draws)
+        masked_GN, weight_M = self.masks(len(crops_G), crops_G.shape[-1], draws)
+        cls_teacher, patch_teacher = self.targets(crops_G, masked_GN, progress, draws.part)
         frozen = progress < o.freeze_last_layer
         tokens_G = self.encoder(crops_G, masked_BN=masked_GN, mask_token=self.mask_token)
         cls_G = tokens_G[:, 0]
@@ -90,50 +99,50 @@ class DINOv2(nn.Module):
         terms = {
             "dino": dino_loss(logits_G, logits_L, cls_teacher, o.student_temp),
             "ibot": (cross_entropy(logits_M, patch_teacher, o.student_temp) * weight_M).sum() / len(crops_G),
-            "koleo": torch.stack([koleo(half.float()) for half in cls_G.chunk(2)]).sum(),
+            "koleo": self.koleo(cls_G),
         }
         total = o.dino_weight * terms["dino"] + o.ibot_weight * terms["ibot"] + o.koleo_weight * terms["koleo"]
         entropy = torch.special.entr(cls_teacher).sum(dim=-1).mean()
         return total, {**{name: term.detach() for name, term in terms.items()}, "teacher_entropy": entropy}
 
-    def crops(self, images_BCHW: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def crops(self, images_BCHW: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Two global crops of each image, all first ones before all second ones; then the local crops likewise."""
         o, size = self.options, global_size(self.shape, self.options)
         views = []
         for blur_at, solarise_at in ((1.0, 0.0), (0.1, 0.2)):  # BYOL's asymmetry, as in the reference
-            view = jitter(random_crop(images_BCHW, size, o.global_scale, generator), generator)
-            view = blur(view, generator, probability=blur_at)
-            views.append(solarise(view, generator, probability=solarise_at))
+            view = jitter(random_crop(images_BCHW, size, o.global_scale, draws), draws)
+            view = blur(view, draws, probability=blur_at)
+            views.append(solarise(view, draws, probability=solarise_at))
         if not o.n_local:
             return torch.cat(views), images_BCHW[:0]
         repeated = images_BCHW.repeat(o.n_local, 1, 1, 1)
-        local = random_crop(repeated, local_size(self.shape, o), o.local_scale, generator)
-        return torch.cat(views), blur(jitter(local, generator), generator, probability=0.5)
+        local = random_crop(repeated, local_size(self.shape, o), o.local_scale, draws)
+        return torch.cat(views), blur(jitter(local, draws), draws, probability=0.5)
 
-    def masks(self, n_crops: int, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def masks(self, n_crops: int, size: int, draws: Draws) -> tuple[Tensor, Tensor]:
         """(G, N) true where masked: patches of one random block first, then others, up to the crop's count.
 
-        With it (M,) the weight 1 / masked patches of the crop.
+        With it (M,) the weight 1 / masked patches of the crop. Counts are dealt out over the global batch.
         """
-        grid = size // self.shape.patch_size
-        counts = torch.tensor(masked_counts(n_crops, grid**2, self.options), device=generator.device)
-        counts_G = counts[uniform(generator, (n_crops,)).argsort()]
-        aspect = torch.exp(uniform(generator, (n_crops,), math.log(0.3), math.log(1 / 0.3)))  # BEiT's range
+        grid, n_all = size // self.shape.patch_size, draws.n_all(n_crops)
+        counts = torch.tensor(masked_counts(n_all, grid**2, self.options), device=draws.device)
+        counts_G = draws.rows(counts[draws.of_all((n_all,)).argsort()])
+        aspect = torch.exp(draws.uniform((n_crops,), math.log(0.3), math.log(1 / 0.3)))  # BEiT's range
         height = (counts_G * aspect).sqrt().clamp(1, grid).round()
         width = (counts_G / height).ceil().clamp(1, grid)
-        top = (uniform(generator, (n_crops,)) * (grid - height + 1)).floor()
-        left = (uniform(generator, (n_crops,)) * (grid - width + 1)).floor()
-        at = torch.arange(grid, device=generator.device)
+        top = (draws.uniform((n_crops,)) * (grid - height + 1)).floor()
+        left = (draws.uniform((n_crops,)) * (grid - width + 1)).floor()
+        at = torch.arange(grid, device=draws.device)
         rows = (at >= top[:, None]) & (at < (top + height)[:, None])
         columns = (at >= left[:, None]) & (at < (left + width)[:, None])
         inside_GN = (rows[:, :, None] & columns[:, None, :]).flatten(1)
-        rank_GN = (uniform(generator, (n_crops, grid**2)) - inside_GN.float()).argsort(dim=1).argsort(dim=1)
+        rank_GN = (draws.uniform((n_crops, grid**2)) - inside_GN.float()).argsort(dim=1).argsort(dim=1)
         masked_GN = rank_GN < counts_G[:, None]
         weight_GN = (1 / counts_G.clamp(min=1))[:, None].expand_as(masked_GN)
         return masked_GN, weight_GN[masked_GN]
 
     @torch.no_grad()
-    def targets(self, crops_G: Tensor, masked_GN: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def targets(self, crops_G: Tensor, masked_GN: Tensor, progress: float, part: Part | None) -> tuple[Tensor, Tensor]:
         """Teacher's distributions (G, P) of class tokens and (M, P) of the masked patches, centred and sharpened."""
         start, end = self.options.teacher_temp
         temperature = start + (end - start) * min(1.0, progress / WARMUP_TEACHER_TEMP)
@@ -144,18 +153,34 @@ class DINOv2(nn.Module):
             return sinkhorn(logits_G / temperature), sinkhorn(logits_M / temperature)
         cls = ((logits_G - self.dino_centre) / temperature).softmax(dim=-1)
         patch = ((logits_M - self.ibot_centre) / temperature).softmax(dim=-1)
-        self.dino_centre.lerp_(logits_G.mean(dim=0, keepdim=True), 1 - CENTRE_MOMENTUM)
+        n_masked = len(logits_M)
+        if part is not None:
+            n_masked = sum(masked_counts(part.n_all(len(crops_G)), masked_GN.shape[1], self.options))
+        self.masks_any = n_masked > 0
+        self.seen[0] += logits_G.mean(dim=0) * (1 if part is None else part.share)
         if len(logits_M):
-            self.ibot_centre.lerp_(logits_M.mean(dim=0, keepdim=True), 1 - CENTRE_MOMENTUM)
+            self.seen[1] += logits_M.mean(dim=0) * (len(logits_M) / n_masked)
         return cls, patch
+
+    def koleo(self, cls_G: Tensor) -> Tensor:
+        """Of both crops, over the images of all processes, as a mean over those here."""
+        n = len(cls_G) // 2
+        both_BGD, start = parallel.gather(cls_G.float().unflatten(0, (2, n)).transpose(0, 1))
+        return torch.stack([koleo(both_BGD[:, i], start, n) for i in (0, 1)]).sum()
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """The teacher moves towards the student, less and less: momentum rises by a cosine."""
+        """The teacher moves towards the student, less and less: momentum rises by a cosine. The centres follow it."""
         start, end = self.options.ema
         momentum = end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
         for teacher, student in ((self.teacher["encoder"], self.encoder), (self.teacher["head"], self.head)):
             torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+        if self.options.centering == "mean":
+            means = parallel.total(self.seen)
+            self.dino_centre.lerp_(means[:1], 1 - CENTRE_MOMENTUM)
+            if self.masks_any:
+                self.ibot_centre.lerp_(means[1:], 1 - CENTRE_MOMENTUM)
+            self.seen.zero_()
 
 
 def cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -176,21 +201,30 @@ def dino_loss(logits_G: Tensor, logits_L: Tensor | None, target_G: Tensor, tempe
     return torch.stack(pairs).mean()
 
 
-def koleo(cls_BD: Tensor) -> Tensor:
-    """Kozachenko-Leonenko entropy: minus the mean log distance to the nearest other (Sablayrolles et al. 2019)."""
+def koleo(cls_BD: Tensor, start: int = 0, n: int | None = None) -> Tensor:
+    """Kozachenko-Leonenko entropy: minus the mean log distance to the nearest other (Sablayrolles et al. 2019).
+
+    Of all rows, or of `n` from `start` on, whose neighbours are sought among all.
+    """
     with torch.autocast(cls_BD.device.type, enabled=False):
         unit = F.normalize(cls_BD, dim=-1, eps=1e-8)
-        similarity = (unit @ unit.T).detach().fill_diagonal_(-1)
+        mine = unit[start : len(unit) if n is None else start + n]
+        similarity = (mine @ unit.T).detach()
+        similarity.diagonal(start).fill_(-1)
         nearest = unit[similarity.argmax(dim=1)]
-        return -(F.pairwise_distance(unit, nearest, eps=1e-8) + 1e-8).log().mean()
+        return -(F.pairwise_distance(mine, nearest, eps=1e-8) + 1e-8).log().mean()
 
 
 def sinkhorn(logits: Tensor, *, iterations: int = 3) -> Tensor:
-    """Rows sum to 1, columns share the batch evenly (Caron et al. 2020, SwAV); an empty batch stays empty."""
-    if not len(logits):
+    """Rows sum to 1, columns share the batch evenly (Caron et al. 2020, SwAV); an empty batch stays empty.
+
+    Columns reach over the rows of all processes, as in the reference.
+    """
+    if not len(logits) and parallel.n_ranks() == 1:
         return logits
-    q = (logits - logits.max()).exp()
+    top = logits.max() if len(logits) else logits.new_tensor(-math.inf)
+    q = (logits - parallel.largest(top)).exp()
     for _ in range(iterations):
-        q = q / q.sum(dim=0, keepdim=True)
+        q = q / parallel.total(q.sum(dim=0, keepdim=True))
         q = q / q.sum(dim=1, keepdim=True)
     return q

@@ -7,13 +7,14 @@ Letters: B batch, N patches, K kept, M = N - K masked, P values of a patch, D en
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from scaling.algorithms.closed_forms import decoder_size, n_kept
-from scaling.data.views import normalise, random_crop, uniform
+from scaling.data.views import normalise, random_crop
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder, blocks, gather, patchify, position_table
 from scaling.options import MaeOptions
+from scaling.parallel import Draws
 
 
 class Decoder(nn.Module):
@@ -55,10 +56,10 @@ class MAE(nn.Module):
         self.probed = self.encoder = Encoder(shape, drop_path=options.drop_path)
         self.decoder = Decoder(shape, *decoder_size(shape, options))
 
-    def loss(self, images_BCHW: Tensor, *, progress: float, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, images_BCHW: Tensor, *, progress: float, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error on masked patches, in units of each patch's own deviation if `norm_pixels`."""
-        images = random_crop(normalise(images_BCHW), self.shape.image_size, self.options.crop_scale, generator)
-        order_BN = uniform(generator, (len(images), self.shape.n_patches)).argsort(dim=1)
+        images = random_crop(normalise(images_BCHW), self.shape.image_size, self.options.crop_scale, draws)
+        order_BN = draws.uniform((len(images), self.shape.n_patches)).argsort(dim=1)
         kept = n_kept(self.shape, self.options)
         tokens_BKD = self.encoder(images, kept_BK=order_BN[:, :kept])
         predicted_BMP = self.decoder(tokens_BKD, order_BN[:, :kept], order_BN[:, kept:])

@@ -1,6 +1,6 @@
 """Augmentation of a whole batch at once on its device, every image with its own random parameters.
 
-All randomness comes from the generator passed in, so a step can be repeated bit by bit.
+All randomness comes from the draws passed in, so a step can be repeated bit by bit, whole or in parts.
 Letters: B batch, C channels, H = W pixels.
 """
 
@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
+
+from scaling.parallel import Draws
 
 P = ParamSpec("P")
 MEAN, STD = 0.5, 0.25
@@ -23,10 +25,6 @@ LUMINANCE = (0.299, 0.587, 0.114)
 def normalise(images_BCHW: Tensor) -> Tensor:
     """uint8 0-255 -> float32 -2 to 2."""
     return images_BCHW.float().div_(255 * STD).sub_(MEAN / STD)
-
-
-def uniform(generator: Generator, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
-    return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 
 def full_precision(view: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -43,18 +41,18 @@ def full_precision(view: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 @full_precision
-def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], generator: Generator) -> Tensor:
+def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], draws: Draws) -> Tensor:
     """Crop of random area, aspect 3/4 to 4/3 and place, flipped with probability 1/2, resized to `size` pixels.
 
     One affine sampling, bilinear without anti-aliasing: a crop is mostly enlarged, at 28-64 pixels hardly shrunk.
     """
     b = len(images_BCHW)
-    area = uniform(generator, (b,), *scale)
-    aspect = torch.exp(uniform(generator, (b,), -0.2877, 0.2877))  # ln(4/3)
+    area = draws.uniform((b,), *scale)
+    aspect = torch.exp(draws.uniform((b,), -0.2877, 0.2877))  # ln(4/3)
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    x = (1 - width) * uniform(generator, (b,), -1, 1)
-    y = (1 - height) * uniform(generator, (b,), -1, 1)
-    flip = torch.where(uniform(generator, (b,)) < 0.5, -1.0, 1.0)
+    x = (1 - width) * draws.uniform((b,), -1, 1)
+    y = (1 - height) * draws.uniform((b,), -1, 1)
+    flip = torch.where(draws.uniform((b,)) < 0.5, -1.0, 1.0)
     zero = torch.zeros_like(x)
     rows = [torch.stack([width * flip, zero, x], dim=1), torch.stack([zero, height, y], dim=1)]
     grid = F.affine_grid(torch.stack(rows, dim=1), [b, images_BCHW.shape[1], size, size], align_corners=False)
@@ -62,29 +60,29 @@ def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], gene
 
 
 @full_precision
-def jitter(images_BCHW: Tensor, generator: Generator, *, probability: float = 0.8) -> Tensor:
+def jitter(images_BCHW: Tensor, draws: Draws, *, probability: float = 0.8) -> Tensor:
     """Brightness and contrast +-40 %; for colour also saturation +-20 %, hue +-0.1 turns and grey in a fifth.
 
     DINOv2's amounts (dinov2/data/augmentations.py). One 3x3 matrix and one offset an image.
     """
     b, c = images_BCHW.shape[:2]
-    brightness, contrast = uniform(generator, (b,), 0.6, 1.4), uniform(generator, (b,), 0.6, 1.4)
-    on = uniform(generator, (b,)) < probability
+    brightness, contrast = draws.uniform((b,), 0.6, 1.4), draws.uniform((b,), 0.6, 1.4)
+    on = draws.uniform((b,)) < probability
     gain = torch.where(on, brightness * contrast, 1.0)[:, None, None, None]
     lift = torch.where(on, (brightness - 1) * MEAN / STD, 0.0)[:, None, None, None]
     mean_B111 = images_BCHW.mean(dim=(1, 2, 3), keepdim=True)
     keep = torch.where(on, brightness * (1 - contrast), 0.0)[:, None, None, None]
     if c == 3:
-        matrix_B33 = _colour_matrix(b, on, generator)
+        matrix_B33 = _colour_matrix(b, on, draws)
         images_BCHW = torch.einsum("bij,bjhw->bihw", matrix_B33, images_BCHW)
     return images_BCHW * gain + mean_B111 * keep + lift
 
 
-def _colour_matrix(b: int, on: Tensor, generator: Generator) -> Tensor:
+def _colour_matrix(b: int, on: Tensor, draws: Draws) -> Tensor:
     """(B, 3, 3): hue as a rotation about the grey axis (Rodrigues), then saturation towards luminance."""
-    angle = torch.where(on, uniform(generator, (b,), -0.1, 0.1) * 2 * torch.pi, 0.0)
-    saturation = torch.where(on, uniform(generator, (b,), 0.8, 1.2), 1.0)
-    saturation = torch.where(uniform(generator, (b,)) < 0.2, 0.0, saturation)
+    angle = torch.where(on, draws.uniform((b,), -0.1, 0.1) * 2 * torch.pi, 0.0)
+    saturation = torch.where(on, draws.uniform((b,), 0.8, 1.2), 1.0)
+    saturation = torch.where(draws.uniform((b,)) < 0.2, 0.0, saturation)
     eye = torch.eye(3, device=angle.device)
     ones = torch.full((3, 3), 1 / 3, device=angle.device)
     skew = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=angle.device) / 3**0.5
@@ -95,14 +93,14 @@ def _colour_matrix(b: int, on: Tensor, generator: Generator) -> Tensor:
     return (s * eye + (1 - s) * grey) @ hue
 
 
-def blur(images_BCHW: Tensor, generator: Generator, *, probability: float) -> Tensor:
+def blur(images_BCHW: Tensor, draws: Draws, *, probability: float) -> Tensor:
     """Gaussian of 0.1 to 2 pixels at 224 pixels, in proportion for other sizes, five taps each way."""
     b, size = len(images_BCHW), images_BCHW.shape[-1]
-    sigma = (uniform(generator, (b,), 0.1, 2.0) * size / 224).clamp(min=0.05)
+    sigma = (draws.uniform((b,), 0.1, 2.0) * size / 224).clamp(min=0.05)
     taps = torch.arange(-2, 3, device=sigma.device)
     weight_B5 = torch.exp(-(taps**2) / (2 * sigma[:, None] ** 2))
     identity = (taps == 0).float()
-    on = uniform(generator, (b, 1)) < probability
+    on = draws.uniform((b, 1)) < probability
     weight_B5 = torch.where(on, weight_B5 / weight_B5.sum(dim=1, keepdim=True), identity)
     for axis in (2, 3):
         pad = (0, 0, 2, 2) if axis == 2 else (2, 2, 0, 0)
@@ -112,7 +110,7 @@ def blur(images_BCHW: Tensor, generator: Generator, *, probability: float) -> Te
     return images_BCHW
 
 
-def solarise(images_BCHW: Tensor, generator: Generator, *, probability: float) -> Tensor:
+def solarise(images_BCHW: Tensor, draws: Draws, *, probability: float) -> Tensor:
     """Values above the middle are mirrored at it."""
-    on = (uniform(generator, (len(images_BCHW),)) < probability)[:, None, None, None]
+    on = (draws.uniform((len(images_BCHW),)) < probability)[:, None, None, None]
     return torch.where(on & (images_BCHW > 0), -images_BCHW, images_BCHW)

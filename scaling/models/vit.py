@@ -8,12 +8,31 @@ parameters whatever the image size and the algorithm.
 from __future__ import annotations
 
 import torch
+from timm.layers import DropPath as TimmDropPath
 from timm.layers import set_fused_attn
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scaling.models.shape import Shape
+from scaling.parallel import Part
+
+
+class DropPath(nn.Module):
+    """timm's, with draws for the whole batch of which the images here are a part."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.part: Part | None = None
+        """Set before each forward pass of a step; None when all the batch is here."""
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        if self.rate == 0 or not self.training:
+            return tokens_BND
+        n = len(tokens_BND) if self.part is None else self.part.n_all(len(tokens_BND))
+        keep = tokens_BND.new_empty(n, 1, 1).bernoulli_(1 - self.rate).div_(1 - self.rate)
+        return tokens_BND * (keep if self.part is None else self.part.rows(keep))
 
 
 class Encoder(nn.Module):
@@ -33,6 +52,10 @@ class Encoder(nn.Module):
             global_pool="",
             drop_path_rate=drop_path,
         )
+        for block in self.vit.blocks:
+            for name in ("drop_path1", "drop_path2"):
+                if isinstance(theirs := getattr(block, name), TimmDropPath):
+                    setattr(block, name, DropPath(theirs.drop_prob))
         self.vit.pos_embed.requires_grad_(False)
         grid = shape.image_size // shape.patch_size
         self.vit.pos_embed.data.copy_(position_table(grid, shape.width))

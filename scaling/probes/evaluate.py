@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from scaling.catalog import PROBES
 from scaling.data.source import Task, TaskInfo
@@ -34,10 +35,23 @@ def probe_task(
     batch_size: int,
     n_boot: int,
     max_train: int,
+    go_on: Callable[[], None] = lambda: None,
 ) -> list[ProbeResult]:
-    """One result per probe; features that are not finite give results without metrics and the reason."""
-    splits = extract_task(encode, task, max_train=max_train, seed=seed, batch_size=batch_size, device=device)
-    return [_probe(name, options, splits, task.info, seed, n_boot) for name, options in probes.items()]
+    """One result per probe; features that are not finite give results without metrics and the reason.
+
+    `go_on` is called between pieces of work, seconds each, and may raise to end it.
+    """
+
+    def encode_on(images_u8: Tensor) -> Tensor:
+        go_on()
+        return encode(images_u8)
+
+    splits = extract_task(encode_on, task, max_train=max_train, seed=seed, batch_size=batch_size, device=device)
+    results = []
+    for name, options in probes.items():
+        go_on()
+        results.append(_probe(name, options, splits, task.info, seed, n_boot))
+    return results
 
 
 def _probe(

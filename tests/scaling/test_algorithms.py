@@ -21,6 +21,7 @@ from scaling.models.shape import Shape, n_params
 from scaling.models.vit import patchify, use_fused_attention
 from scaling.optim import adamw
 from scaling.options import DinoV2Options, MaeOptions
+from scaling.parallel import Draws, Part
 from scaling.records import BASELINES
 
 TRAINED = [name for name in ALGORITHMS if name not in BASELINES]
@@ -57,8 +58,12 @@ def generator(seed: int) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def draws(seed: int, part: Part | None = None) -> Draws:
+    return Draws(generator(seed), part)
+
+
 def loss_of(module: Any, images: Tensor, *, progress: float = 0.5, seed: int = 2) -> Tensor:
-    loss: Tensor = module.loss(images, progress=progress, generator=generator(seed))[0]
+    loss: Tensor = module.loss(images, progress=progress, draws=draws(seed))[0]
     return loss
 
 
@@ -126,6 +131,31 @@ def test_another_seed_of_the_step_gives_another_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRAINED)
+def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(name: str) -> None:
+    # Uneven parts of 3, 2 and 3. KoLeo looks across images, so that its parts are no part of the whole.
+    alone = {"koleo_weight": 0.0} if "koleo_weight" in ALGORITHMS[name].options.model_fields else {}
+    whole, parted, images = build(name, **alone), build(name, **alone), images_of(TINY)
+    expected = loss_of(whole, images)
+    expected.backward()
+    whole.after_step(0.5)
+    loss = torch.zeros(())
+    for part in (Part.of(8, i, 3) for i in range(3)):
+        here = parted.loss(images[part.start : part.stop], progress=0.5, draws=draws(2, part))[0] * part.share
+        here.backward()
+        loss += here.detach()
+    parted.after_step(0.5)
+    # fp32 sums of some thousand terms in another order: relative errors of 1e-6, of gradients against their largest.
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=0)
+    for (label, one), other in zip(whole.named_parameters(), parted.parameters(), strict=True):
+        if one.requires_grad:
+            assert one.grad is not None
+            largest = one.grad.abs().max().item()
+            torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=1e-4 * largest + 1e-9, msg=label)
+    for (label, one), other in zip(whole.named_buffers(), parted.buffers(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6, msg=label)
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_batch_handed_in_is_left_as_it_was(name: str) -> None:
     images = images_of(TINY)
     before = images.clone()
@@ -178,7 +208,7 @@ def test_features_do_not_depend_on_the_other_images_of_the_batch(name: str) -> N
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_has_no_loss(name: str) -> None:
     with pytest.raises(RuntimeError, match="a baseline has no steps"):
-        build(name).loss(images_of(TINY), progress=0.0, generator=generator(0))
+        build(name).loss(images_of(TINY), progress=0.0, draws=draws(0))
 
 
 def test_the_pixels_are_the_image_itself() -> None:
@@ -206,7 +236,7 @@ class Fixed(nn.Module):
 @pytest.fixture
 def uncropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without augmentation, so that a loss can be computed by hand from the images."""
-    monkeypatch.setattr(mae, "random_crop", lambda images, size, scale, generator: images)
+    monkeypatch.setattr(mae, "random_crop", lambda images, size, scale, draws: images)
 
 
 def zeros_predicted(**options: Any) -> tuple[MAE, Fixed]:
@@ -332,10 +362,12 @@ def test_mean_centring_subtracts_the_centre_sharpens_and_then_moves_the_centre(
     module.dino_centre.copy_(centre)
     tokens = module.teacher["encoder"](crops)
     logits, patches = module.teacher["head"](tokens[:, 0]), module.teacher["head"](tokens[0, 1:4])
-    target, patch_target = module.targets(crops, masked, progress)
+    target, patch_target = module.targets(crops, masked, progress, None)
     # fp32 logits of size 1 over temperatures of 0.04: errors of 1e-7 x 25, some ten of them.
     torch.testing.assert_close(target, ((logits - centre) / temperature).softmax(dim=1), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(patch_target, (patches / temperature).softmax(dim=1), rtol=1e-3, atol=1e-5)
+    assert torch.equal(module.dino_centre, centre)  # still: other parts of the batch are centred by it too
+    module.after_step(progress)
     torch.testing.assert_close(module.dino_centre, 0.9 * centre + 0.1 * logits.mean(dim=0, keepdim=True))
     torch.testing.assert_close(module.ibot_centre, 0.1 * patches.mean(dim=0, keepdim=True))
 
@@ -358,7 +390,7 @@ def test_sinkhorn_of_nothing_is_nothing() -> None:
 
 def test_sinkhorn_centring_gives_the_student_distributions() -> None:
     module: DINOv2 = build("dinov2", centering="sinkhorn")
-    target, _ = module.targets(normalise(images_of(TINY)), torch.zeros(8, 16, dtype=torch.bool), 0.5)
+    target, _ = module.targets(normalise(images_of(TINY)), torch.zeros(8, 16, dtype=torch.bool), 0.5, None)
     torch.testing.assert_close(target.sum(dim=1), torch.ones(8))
     assert torch.isfinite(loss_of(module, images_of(TINY)))
 
@@ -419,7 +451,7 @@ def test_ibot_reaches_masked_patches_alone() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_masks_have_their_stated_counts_and_each_crop_weighs_one(seed: int) -> None:
     module: DINOv2 = build("dinov2")
-    masked, weights = module.masks(16, 16, generator(seed))
+    masked, weights = module.masks(16, 16, draws(seed))
     # Half of 16 crops; ratios at the middles of 8 equal parts of 0.1-0.5, of 16 patches: 2, 2.8, 3.6, ... 7.6
     assert sorted(masked.sum(dim=1).tolist()) == [0] * 8 + [2, 3, 4, 4, 5, 6, 7, 8]
     per_crop = torch.zeros(16).index_add(0, masked.nonzero()[:, 0], weights)
@@ -434,7 +466,7 @@ def test_prototypes_rest_at_the_start_of_the_run() -> None:
 
 def test_dinov2_without_local_crops_or_masks_still_trains() -> None:
     module: DINOv2 = build("dinov2", n_local=0, mask_probability=0.0)
-    loss, terms = module.loss(images_of(TINY), progress=0.5, generator=generator(2))
+    loss, terms = module.loss(images_of(TINY), progress=0.5, draws=draws(2))
     loss.backward()
     assert torch.isfinite(loss)
     assert terms["ibot"] == 0
@@ -443,14 +475,14 @@ def test_dinov2_without_local_crops_or_masks_still_trains() -> None:
 def test_the_terms_add_up_to_the_loss() -> None:
     weights: dict[str, Any] = {"dino_weight": 2.0, "ibot_weight": 0.5, "koleo_weight": 0.25}
     module: DINOv2 = build("dinov2", **weights)
-    loss, terms = module.loss(images_of(TINY), progress=0.5, generator=generator(2))
+    loss, terms = module.loss(images_of(TINY), progress=0.5, draws=draws(2))
     parts = 2.0 * terms["dino"] + 0.5 * terms["ibot"] + 0.25 * terms["koleo"]
     torch.testing.assert_close(loss, parts)
 
 
 def test_global_crops_come_first_views_first_and_local_crops_are_half_as_large() -> None:
     module: DINOv2 = build("dinov2")
-    crops, local = module.crops(normalise(images_of(TINY)), generator(0))
+    crops, local = module.crops(normalise(images_of(TINY)), draws(0))
     assert crops.shape == (16, 1, 16, 16)
     assert local.shape == (16, 1, 8, 8)
 

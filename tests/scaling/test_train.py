@@ -6,15 +6,16 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from scaling.attempt import Attempt
 from scaling.catalog import ALGORITHMS
 from scaling.data.source import Images
 from scaling.grid import RunSpec
@@ -31,7 +32,7 @@ SMALLER: dict[str, dict[str, Any]] = {
 N_STEPS = 12
 
 
-class Stopped(RuntimeError):
+class Thrown(RuntimeError):
     """What a test throws into a run."""
 
 
@@ -82,21 +83,27 @@ def spec_of(
 
 
 def train(spec: RunSpec, images: Images, run_dir: RunDir, **changed: Any) -> Trained:
-    values: dict[str, Any] = {"device": CPU, "checkpoint_minutes": 0.0, "guard": lambda: None, **changed}
-    return pretrain(spec, images, run_dir, **values)
+    """A new attempt, which takes the run from the one before."""
+    token = uuid4().hex
+    run_dir.lease(token)
+    return pretrain(spec, images, Attempt(run_dir.path, token), **{"device": CPU, "checkpoint_minutes": 0.0, **changed})
 
 
 def stop_at(step: int) -> Callable[[int], None]:
     def on_step(done: int) -> None:
         if done == step:
-            raise Stopped
+            raise Thrown
 
     return on_step
 
 
 def curve(run_dir: RunDir) -> list[dict[str, float]]:
-    """What was logged, without the clock's share."""
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in run_dir.metrics()]
+    """What was logged, without the clock's and the machine's share."""
+
+    def same(name: str) -> bool:
+        return name not in ("seconds", "time") and not name.startswith("system/")
+
+    return [{name: value for name, value in line.items() if same(name)} for line in run_dir.metrics()]
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------
@@ -111,7 +118,7 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
     whole, parts = run_dir("whole"), run_dir("parts")
     expected = train(spec, images, whole)
     for step in (3, 4, 9):
-        with pytest.raises(Stopped):
+        with pytest.raises(Thrown):
             train(spec, images, parts, on_step=stop_at(step))
         torch.rand(7)  # whatever else this process draws is of no account
     resumed = train(spec, images, parts)
@@ -128,7 +135,7 @@ def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(
     images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
     spec, where = spec_of("mae"), run_dir("run")
-    with pytest.raises(Stopped):
+    with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7))  # logged, not yet saved
     heard: list[int] = []
     train(spec, images, where, on_step=heard.append)
@@ -139,7 +146,7 @@ def test_without_time_for_a_checkpoint_a_stopped_run_starts_again(
     images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
     spec, where = spec_of("mae"), run_dir("run")
-    with pytest.raises(Stopped):
+    with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7), checkpoint_minutes=60.0)
     heard: list[int] = []
     train(spec, images, where, on_step=heard.append)
@@ -152,7 +159,7 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(
 ) -> None:
     spec, where = spec_of("mae", precision="auto"), run_dir("run")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    with pytest.raises(Stopped):
+    with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert train(spec, images, where).precision == "bf16"
@@ -160,7 +167,7 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(
 
 def test_the_time_of_all_attempts_counts(images: Images, run_dir: Callable[[str], RunDir]) -> None:
     spec, where = spec_of("mae"), run_dir("run")
-    with pytest.raises(Stopped):
+    with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(11))
     before = max(line["seconds"] for line in itertools.islice(where.metrics(), 10))
     assert train(spec, images, where).seconds >= before > 0
@@ -171,18 +178,17 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(
     checkpoint_minutes: float, resumed_at: int, images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
     where = run_dir("run")
-    where.lease("first")
 
     def on_step(step: int) -> None:
         if step == 5:
             where.lease("second")
 
-    first, second = partial(where.guard, "first"), partial(where.guard, "second")
     with pytest.raises(LeaseLost):
-        train(spec_of("mae"), images, where, guard=first, on_step=on_step, checkpoint_minutes=checkpoint_minutes)
+        train(spec_of("mae"), images, where, on_step=on_step, checkpoint_minutes=checkpoint_minutes)
     assert [line["step"] for line in curve(where)] == [1, 2, 3, 4, 5]
+    assert not list(where.path.glob(".checkpoint.pt.*"))
     heard: list[int] = []
-    train(spec_of("mae"), images, where, guard=second, on_step=heard.append)
+    train(spec_of("mae"), images, where, on_step=heard.append)
     assert heard[0] == resumed_at  # the first attempt saved step 4 or nothing, and could not save step 5
 
 
@@ -244,7 +250,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(
 def test_a_baseline_is_built_and_not_trained(algorithm: str, images: Images, run_dir: Callable[[str], RunDir]) -> None:
     trained = train(spec_of(algorithm), images, run_dir("run"))
     assert (trained.images_seen, trained.train_loss, trained.diverged) == (0, None, False)
-    assert list(run_dir("run").path.iterdir()) == []
+    assert {path.name for path in run_dir("run").path.iterdir()} == {".lock", "lease.json"}
 
 
 def test_the_seed_fixes_the_initialisation() -> None:

@@ -1,4 +1,4 @@
-"""Augmentations: every image with its own parameters, in range, and the same again from the same generator."""
+"""Augmentations: each image with its own parameters, in range, the same again from the same draws, whole or in parts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from scaling.data.views import blur, jitter, normalise, random_crop, solarise
+from scaling.parallel import Draws, Part
 
-View = Callable[[Tensor, Generator], Tensor]
+View = Callable[[Tensor, Draws], Tensor]
 
 VIEWS: dict[str, View] = {
     "random_crop": lambda x, g: random_crop(x, 24, (0.2, 1.0), g),
@@ -22,6 +23,10 @@ VIEWS: dict[str, View] = {
 
 def generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws(seed: int = 0, part: Part | None = None) -> Draws:
+    return Draws(generator(seed), part)
 
 
 def noise(n: int = 8, channels: int = 1, size: int = 32) -> Tensor:
@@ -39,16 +44,16 @@ def ramps(n: int, size: int = 64) -> Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_the_same_generator_gives_the_same_views(view: View, channels: int) -> None:
+def test_the_same_draws_give_the_same_views(view: View, channels: int) -> None:
     images = noise(channels=channels)
-    assert torch.equal(view(images, generator(3)), view(images, generator(3)))
-    assert not torch.equal(view(images, generator(3)), view(images, generator(4)))
+    assert torch.equal(view(images, draws(3)), view(images, draws(3)))
+    assert not torch.equal(view(images, draws(3)), view(images, draws(4)))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_images_of_a_batch_get_views_of_their_own(view: View, channels: int) -> None:
-    views = view(noise(1, channels).expand(16, -1, -1, -1), generator(3))
+    views = view(noise(1, channels).expand(16, -1, -1, -1), draws(3))
     assert len({tuple(image.flatten().tolist()) for image in views}) > 1
 
 
@@ -58,22 +63,22 @@ def test_an_images_view_does_not_depend_on_the_other_images(view: View, channels
     images = noise(channels=channels)
     other = images.clone()
     other[1:] = 0.3
-    torch.testing.assert_close(view(images, generator(3))[0], view(other, generator(3))[0])
+    torch.testing.assert_close(view(images, draws(3))[0], view(other, draws(3))[0])
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_the_images_themselves_stay_as_they_are(view: View) -> None:
     images = noise()
-    view(images, generator(3))
+    view(images, draws(3))
     assert torch.equal(images, noise())
 
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_the_precision_of_training_does_not_change_the_views(name: str) -> None:
     images = noise(channels=3)
-    exact = VIEWS[name](images, generator(3))
+    exact = VIEWS[name](images, draws(3))
     with torch.autocast("cpu", torch.bfloat16):
-        views = VIEWS[name](images, generator(3))
+        views = VIEWS[name](images, draws(3))
     assert torch.equal(views, exact)
 
 
@@ -82,19 +87,27 @@ def test_values_become_minus_two_to_two() -> None:
     torch.testing.assert_close(normalise(images).flatten(), torch.tensor([-2.0, -1.2, 2.0]))
 
 
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_part_of_the_batch_gets_the_views_it_has_in_the_whole(view: View) -> None:
+    images = noise(7, channels=3)
+    parts = [Part.of(7, i, 3) for i in range(3)]
+    views = [view(images[part.start : part.stop], draws(3, part)) for part in parts]
+    torch.testing.assert_close(torch.cat(views), view(images, draws(3)))
+
+
 # --- crops ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [16, 32, 48])
 def test_a_crop_has_the_size_asked_and_no_value_that_the_image_has_not(size: int) -> None:
-    crops = random_crop(noise(64), size, (0.05, 1.0), generator())
+    crops = random_crop(noise(64), size, (0.05, 1.0), draws())
     assert crops.shape == (64, 1, size, size)
     assert crops.min() >= noise(64).min()
     assert crops.max() <= noise(64).max()
 
 
 def test_crops_have_the_areas_and_aspects_asked_and_lie_inside_the_image() -> None:
-    crops = random_crop(ramps(500), 64, (0.2, 0.6), generator())
+    crops = random_crop(ramps(500), 64, (0.2, 0.6), draws())
     # Slopes between inner pixels, away from the half pixel at the edge where interpolation flattens the ramp.
     width = (crops[:, 0, 32, 48] - crops[:, 0, 32, 16]).abs() / 32 * 64 / 2
     height = (crops[:, 1, 48, 32] - crops[:, 1, 16, 32]) / 32 * 64 / 2
@@ -110,14 +123,14 @@ def test_crops_have_the_areas_and_aspects_asked_and_lie_inside_the_image() -> No
 
 def test_half_of_the_crops_are_flipped() -> None:
     n = 1000
-    crops = random_crop(ramps(n, 16), 16, (0.2, 1.0), generator())
+    crops = random_crop(ramps(n, 16), 16, (0.2, 1.0), draws())
     flipped = (crops[:, 0, 8, 15] < crops[:, 0, 8, 0]).float().mean()
     assert flipped.item() == pytest.approx(0.5, abs=4 * 0.5 / n**0.5)  # four standard errors
 
 
 def test_a_crop_of_an_even_image_is_even() -> None:
     torch.testing.assert_close(
-        random_crop(torch.full((4, 3, 32, 32), 0.7), 24, (0.2, 1.0), generator())[0, 0, 0, 0], torch.tensor(0.7)
+        random_crop(torch.full((4, 3, 32, 32), 0.7), 24, (0.2, 1.0), draws())[0, 0, 0, 0], torch.tensor(0.7)
     )
 
 
@@ -125,20 +138,20 @@ def test_a_crop_of_an_even_image_is_even() -> None:
 
 
 def test_jitter_keeps_grey_grey() -> None:
-    jittered = jitter(noise(64).expand(-1, 3, -1, -1), generator())
+    jittered = jitter(noise(64).expand(-1, 3, -1, -1), draws())
     torch.testing.assert_close(jittered, jittered[:, :1].expand(-1, 3, -1, -1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jitter_that_is_never_on_leaves_grey_images_as_they_are(channels: int) -> None:
     images = noise().expand(-1, channels, -1, -1)
-    torch.testing.assert_close(jitter(images, generator(), probability=0.0), images, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(jitter(images, draws(), probability=0.0), images, rtol=1e-4, atol=1e-5)
 
 
 def test_jitter_of_grey_values_is_brightness_about_black_and_contrast_about_the_mean() -> None:
     """Straight lines of the values: slope brightness x contrast, and the mean moves by brightness alone."""
     images = noise(256)
-    jittered = jitter(images, generator(), probability=1.0)
+    jittered = jitter(images, draws(), probability=1.0)
     deviation, before = jittered.std(dim=(1, 2, 3)), images.std(dim=(1, 2, 3))
     slope = deviation / before
     # In units where black is 0: mean after = brightness x mean before.
@@ -152,20 +165,20 @@ def test_jitter_of_grey_values_is_brightness_about_black_and_contrast_about_the_
 
 
 def test_blur_of_probability_zero_changes_nothing() -> None:
-    assert torch.equal(blur(noise(), generator(), probability=0.0), noise())
+    assert torch.equal(blur(noise(), draws(), probability=0.0), noise())
 
 
 def test_blur_smooths_and_keeps_range_and_even_images() -> None:
     images = noise(64, size=224)[:8]
-    blurred = blur(images, generator(), probability=1.0)
+    blurred = blur(images, draws(), probability=1.0)
     assert blurred.abs().max() <= images.abs().max()
     assert (blurred.std(dim=(1, 2, 3)) < images.std(dim=(1, 2, 3))).all()
     torch.testing.assert_close(
-        blur(torch.full((2, 1, 32, 32), 0.7), generator(), probability=1.0), torch.full((2, 1, 32, 32), 0.7)
+        blur(torch.full((2, 1, 32, 32), 0.7), draws(), probability=1.0), torch.full((2, 1, 32, 32), 0.7)
     )
 
 
 def test_solarising_mirrors_what_is_above_the_middle() -> None:
     images = torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0]).reshape(1, 1, 1, 5)
-    assert solarise(images, generator(), probability=1.0).flatten().tolist() == [-2.0, -0.5, 0.0, -0.5, -2.0]
-    assert torch.equal(solarise(images, generator(), probability=0.0), images)
+    assert solarise(images, draws(), probability=1.0).flatten().tolist() == [-2.0, -0.5, 0.0, -0.5, -2.0]
+    assert torch.equal(solarise(images, draws(), probability=0.0), images)
