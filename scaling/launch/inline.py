@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scaling.failures import EXIT_DONE, EXIT_FAILED
+from scaling.failures import EXIT_FAILED
 from scaling.launch import machine
 from scaling.launch.launcher import Ended, LaunchOptions, Node, Order
 
@@ -32,7 +32,7 @@ class InlineLauncher:
     def submit(self, order: Order) -> None:
         if order.n_ranks > 1:
             detail = f"this launcher has one process and the run wants {order.n_ranks}; take --launcher local or ray"
-            self._ended.append(Ended(path=order.path, token=order.token, code=1, detail=detail))
+            self._ended.append(Ended(path=order.path, token=order.token, code=EXIT_FAILED, detail=detail))
         else:
             self._waiting.append(order)
 
@@ -42,11 +42,13 @@ class InlineLauncher:
                 time.sleep(timeout)
             ended, self._ended = self._ended, []
             return ended
-        from scaling.worker import attempt  # imports torch, which a sweep with nothing left to do never needs
+        from scaling import worker  # imports torch, which a sweep with nothing left to do never needs
 
         order = self._waiting.pop(0)
-        done = attempt(order.path, order.token, self._on_step)
-        code = (EXIT_DONE if done else EXIT_FAILED) if isinstance(done, bool) else int(done)
+        if order.calibrate:
+            code = worker.calibrate(order.path, order.token)
+        else:
+            code = worker.attempt(order.path, order.token, self._on_step)
         return [Ended(path=order.path, token=order.token, code=code)]
 
     def kill(self, path: Path) -> None:

@@ -74,7 +74,7 @@ class LocalLauncher:
         while not ended:
             left = until - time.monotonic()
             for key, _ in self._selector.select(max(0.0, left)):
-                ended += self._read(key.fileobj)  # type: ignore[arg-type] - only slots are registered
+                ended += self._read(key.data)
             if left <= 0:
                 break
         for one in ended:
@@ -101,7 +101,7 @@ class LocalLauncher:
     def _slot(self, code: Path | None) -> WarmSlot:
         if code not in self._slots:
             self._slots[code] = WarmSlot(code)
-            self._selector.register(self._slots[code], selectors.EVENT_READ)
+            self._selector.register(self._slots[code], selectors.EVENT_READ, self._slots[code])
         return self._slots[code]
 
     def _read(self, slot: WarmSlot) -> list[Ended]:

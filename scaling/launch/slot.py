@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.failures import EXIT_DONE, EXIT_FAILED
+from scaling.failures import EXIT_FAILED
 from scaling.launch.machine import oom_kills
 from scaling.process import die_with_parent
 
@@ -52,17 +52,16 @@ def load_ahead() -> None:
 
 def carry_out(order: dict[str, Any]) -> int:
     """The run itself, in the child. Exit code."""
+    from scaling import worker
+
     path, token = Path(order["path"]), order["token"]
+    if order["calibrate"]:
+        return worker.calibrate(path, token)
     if order["n_ranks"] > 1:
         from scaling.launch.ranks import run_ranks
 
-        return run_ranks(path, token, order["n_ranks"], calibrate=order["calibrate"])
-    from scaling.worker import attempt_logged
-
-    if order["calibrate"]:
-        return int(attempt_logged(path, token, calibrate=True))
-    done = attempt_logged(path, token)
-    return (EXIT_DONE if done else EXIT_FAILED) if isinstance(done, bool) else int(done)
+        return run_ranks(path, token, order["n_ranks"])
+    return worker.attempt_logged(path, token)
 
 
 class Slot:

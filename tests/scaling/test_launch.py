@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from scaling.catalog import LAUNCHERS
-from scaling.failures import EXIT_FAILED
+from scaling.failures import EXIT_FAILED, EXIT_FENCED
 from scaling.launch import machine
 from scaling.launch.launcher import Ended, Launcher, LaunchOptions, Order, Resources
 from scaling.launch.local import Devices, LocalLauncher
 from scaling.launch.warm import installed, run_environment
+from scaling.rundir import RunDir
 
 PATIENCE = 120.0
 """Seconds until a test gives up; never measured against."""
@@ -31,7 +32,13 @@ WORKER = '''
 import json, os, signal, sys, time
 from pathlib import Path
 
-def attempt_logged(path, token, calibrate=False):
+def attempt_logged(path, token):
+    return act(path, token, calibrate=False)
+
+def calibrate(path, token):
+    return act(path, token, calibrate=True)
+
+def act(path, token, *, calibrate):
     job = json.loads((Path(path) / "job.json").read_text())
     seen = {"pid": os.getpid(), "slot": os.getppid(), "calibrate": calibrate, "mark": MARK, "env": dict(os.environ)}
     draft = Path(path) / ".seen"
@@ -74,6 +81,7 @@ def order(tmp_path: Path, code: Path) -> Make:
     def make(name: str, /, job: dict[str, Any] | None = None, **changes: Any) -> Order:
         path = tmp_path / "runs" / name
         path.mkdir(parents=True, exist_ok=True)
+        RunDir(path).lease(f"{name}-token")
         (path / "job.json").write_text(json.dumps(job or {}))
         values = {"path": path, "token": f"{name}-token", "resources": Resources(), "node": "", "code": code}
         return Order(**{**values, **changes})
@@ -224,22 +232,34 @@ def test_a_slot_that_cannot_load_fails_its_runs_with_the_reason(
 # --- the real worker ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [pytest.param("ray", marks=pytest.mark.ray), "local", "inline"])
-def test_every_launcher_carries_the_real_worker_and_loses_no_run_to_a_broken_one(
-    name: str, tmp_path: Path, order: Make
-) -> None:
+def test_the_real_worker_fails_its_own_run_alone(launcher: Launcher, submit: Make) -> None:
+    orders = [submit(run, {"no": "job"}, code=None) for run in ("a", "b")]
+    ended = collect(launcher, 2)
+    assert [ended[run].code for run in ("a", "b")] == [EXIT_FAILED] * 2
+    assert all("ValidationError" in (each.path / "log.txt").read_text() for each in orders)
+
+
+def test_the_real_worker_is_fenced_by_a_later_attempt(launcher: Launcher, submit: Make) -> None:
+    made = submit("one", {"no": "job"}, code=None, token="old")
+    assert collect(launcher)["one"].code == EXIT_FENCED
+    assert not (made.path / "failed.json").exists()
+
+
+def test_an_order_to_calibrate_is_one(launcher: Launcher, submit: Make) -> None:
+    made = [submit("measured", calibrate=True), submit("run")]
+    collect(launcher, 2)
+    assert [seen(each)["calibrate"] for each in made] == [True, False]
+
+
+def test_inline_fails_its_runs_one_by_one(tmp_path: Path, order: Make) -> None:
     assert set(LAUNCHERS) == {"ray", "local", "inline"}, "a new launcher is to be tested here"
-    launcher: Launcher = LAUNCHERS[name].load()(LaunchOptions(root=tmp_path))
-    try:
-        node = launcher.nodes()[0].name
-        orders = [order(run, {"no": "job"}, node=node, code=None) for run in ("a", "b")]
-        for each in orders:
-            launcher.submit(each)
-        ended = collect(launcher, 2)
-        assert [ended[run].code for run in ("a", "b")] == [EXIT_FAILED] * 2
-        assert launcher.wait(0.01) == []
-    finally:
-        launcher.close()
+    launcher: Launcher = LAUNCHERS["inline"].load()(LaunchOptions(root=tmp_path))
+    assert [node.runs for node in launcher.nodes()] == [1]
+    for run in ("a", "b"):
+        launcher.submit(order(run, {"no": "job"}))
+    assert [collect(launcher)[run].code for run in ("a", "b")] == [EXIT_FAILED] * 2
+    assert launcher.wait(0.01) == []
+    launcher.close()
 
 
 def test_inline_refuses_what_it_has_not_got(tmp_path: Path, order: Make) -> None:
