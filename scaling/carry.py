@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ from scaling.catalog import LAUNCHERS
 from scaling.control import Asked, DriverBusy, only_driver
 from scaling.driver import Driver
 from scaling.errors import SpecError
-from scaling.launch.launcher import Launcher, LaunchOptions
+from scaling.launch.launcher import Launcher, LaunchOptions, Node
 from scaling.live import View
 from scaling.mirror import Mirror, Tracking
 from scaling.plan import Plan
 from scaling.preflight import over_budget, preflight
 from scaling.provenance import freeze
 from scaling.runbody import usage
+from scaling.sizing import Sizer
 from scaling.sweeping import ALL_DONE, BUDGET, INTERRUPTED, SOME_FAILED, Sweeping
 
 
@@ -44,8 +45,6 @@ class RunOptions:
 def carry_out(plan: Plan, options: RunOptions, view: View, write_report: Callable[[Plan, Path], None]) -> int:
     """Exit code. Raises SpecError when something can never run, before anything starts."""
     todo = [run for run in plan.runs if not run.done]
-    if todo and not options.yes and not _affordable(plan, view):
-        return BUDGET
     asked = request(plan, cancel_removed=options.cancel_removed)
     while True:
         try:
@@ -60,13 +59,26 @@ def carry_out(plan: Plan, options: RunOptions, view: View, write_report: Callabl
             return code
 
 
-def _affordable(plan: Plan, view: View) -> bool:
+def _affordable(plan: Plan, nodes: Sequence[Node], view: View) -> bool:
     """Asks a person before the budget is overspent; where nobody can answer, the answer is no."""
-    over = over_budget(plan, usage(plan.sweep.name, (run.dir for run in plan.runs)))
-    if over is None:
-        return True
+    todo = [run for run in {run.dir.run: run for run in plan.runs}.values() if not run.done]
+    sizer, measured = Sizer(plan, nodes, load_calibrations(plan.root)), plan.measured()
+    estimates = [(sizer.size(run).resources, plan.estimate(run, measured)) for run in todo]
+    used = usage(plan.sweep.name, (run.dir for run in plan.runs))
+    known = [(given, seconds / 3600) for given, seconds in estimates if seconds is not None]
+    for unit, spent, hours in (
+        ("gpu", used.gpu_hours, [given.gpus * h for given, h in known]),
+        ("cpu", used.cpu_hours, [given.cpus * h for given, h in known]),
+    ):
+        over = over_budget(plan, spent, sum(hours) if hours else None, unit=unit)
+        if over and not _agreed(over, view):
+            return False
+    return True
+
+
+def _agreed(over: str, view: View) -> bool:
     if not sys.stdin.isatty():
-        view.say(f"{over}; nothing was started: raise the budget, or give --yes to go on until it is spent")
+        view.say(f"{over}. Nothing was started: raise the budget, or give --yes to go on until it is spent")
         return False
     view.say(over)
     with suppress(EOFError):
@@ -94,6 +106,8 @@ def _drive(
         view.say("nothing to do: every run of this sweep is done")
         return _settle_finished(plan, options, view, write_report, open_mirror)
     driver = _driver(plan, options, view, open_mirror)
+    if driver is None:
+        return BUDGET
     with view, _interruptible(driver):
         driver.carry_out()
     for sweeping in driver.sweeps.values():
@@ -101,8 +115,8 @@ def _drive(
     return INTERRUPTED if driver.interrupted else driver.sweeps[plan.sweep.name].exit_code()
 
 
-def _driver(plan: Plan, options: RunOptions, view: View, open_mirror: Callable[[Plan], Mirror | None]) -> Driver:
-    """With the sweep taken up. Raises SpecError when a run of it can never start."""
+def _driver(plan: Plan, options: RunOptions, view: View, open_mirror: Callable[[Plan], Mirror | None]) -> Driver | None:
+    """With the sweep taken up; None when it costs too much. Raises SpecError when a run of it can never start."""
     made: list[Driver] = []
     launch = LaunchOptions(
         root=plan.root,
@@ -115,6 +129,9 @@ def _driver(plan: Plan, options: RunOptions, view: View, open_mirror: Callable[[
         problems = preflight(plan, launcher.nodes(), load_calibrations(plan.root))
         if problems:
             raise SpecError(problems)
+        if not options.yes and not _affordable(plan, launcher.nodes(), view):
+            launcher.close()
+            return None
         made.append(Driver(plan.root, launcher, view, open_mirror))
         made[0].adopt(plan, again=options.again)
     except BaseException:

@@ -21,11 +21,11 @@ from scaling.live import View
 from scaling.mirror import Mirror
 from scaling.plan import Plan, load_plan
 from scaling.planned import PlannedRun
-from scaling.preflight import resources_of
 from scaling.provenance import freeze
 from scaling.runbody import RunBody, end_attempt
 from scaling.scheduler import Effort, Event, Scheduler, Task
 from scaling.scheduler import Running as Attempt
+from scaling.sizing import Sizer
 from scaling.sweeping import Sweeping
 
 TICK_SECONDS, LOOK_SECONDS, SYNC_SECONDS = 0.5, 1.0, 10.0
@@ -109,12 +109,11 @@ class Driver:
     def _enqueue(self, sweeping: Sweeping, keys: Sequence[str]) -> None:
         self._code = freeze(self.root)
         plan, sweep = sweeping.plan, sweeping.plan.sweep
-        nodes, calibrations = self.launcher.nodes(), load_calibrations(self.root)
+        sizer = Sizer(plan, self.launcher.nodes(), load_calibrations(self.root))
         sign = -1.0 if sweep.schedule.order == "longest" else 1.0
         for key in keys:
             run = sweeping.runs[key]
-            resources = resources_of(run, plan, nodes, calibrations)
-            n_ranks = sweep.resources.processes or max(1, round(resources.gpus))
+            given = sizer.size(run)
             cost = run.cost.train_flops * (key not in sweeping.trained)
             self.scheduler.add(
                 Task(
@@ -123,9 +122,9 @@ class Driver:
                     sweep=sweeping.name,
                     body=RunBody(plan, run, self.owner),
                     rank=sign * cost,
-                    effort=Effort(resources=resources, n_micro=_n_micro(run)),
-                    n_ranks=n_ranks if run.spec.n_images else 1,
-                    max_micro=max(1, run.spec.batch_size // n_ranks),
+                    effort=Effort(resources=given.resources, n_micro=max(given.n_micro, _n_micro(run))),
+                    n_ranks=given.n_ranks,
+                    max_micro=max(1, run.spec.batch_size // given.n_ranks),
                     priority=sweep.schedule.priority,
                     code=self._code,
                     policies=sweep.retry.policies(),
