@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from scaling.config import DataOptions, Probe, Weights
 from scaling.cost import Measured, RunCost
 from scaling.data.source import TaskInfo
 from scaling.grid import Point, RunSpec
 from scaling.options import Options
-from scaling.rundir import RunDir, read_json
+from scaling.records import RunRecord
+from scaling.rundir import Beat, RunDir, read_json
 
 
 class Job(Options):
@@ -36,6 +40,30 @@ class Job(Options):
     """Micro-batches a step is split into on each rank; the global batch, so the fingerprint, stays the same."""
 
 
+FAR_BEAT = 60.0
+"""Seconds without a heartbeat after which a process of another machine, which cannot be looked up, counts as gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a run stands, from one look at its directory; a table of thousands reads no file twice."""
+
+    state: Literal["done", "diverged", "failed", "running", "to probe", "begun", "waiting"]
+    """begun: it has logged steps and nobody is at it; waiting: nothing is there yet."""
+    record: RunRecord | None = None
+    n_to_probe: int = 0
+    failure: Mapping[str, Any] | None = None
+    """As `RunDir.failure`, of the last attempt of a run that is not done."""
+    beat: Beat | None = None
+    """Of the process that is at it."""
+    last: Mapping[str, Any] | None = None
+    """The newest logged step of a run that is not done."""
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("done", "diverged")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
     point: Point
@@ -55,6 +83,42 @@ class PlannedRun:
         if record is not None and record.status == "diverged":
             return []
         return [f for f in self.tasks if not (self.dir.path / "probes" / f"{f}.json").exists()]
+
+    def standing(self) -> Standing:
+        """Lists the directory first, because most of what may be in it is not."""
+        try:
+            there = set(os.listdir(self.dir.path))
+        except FileNotFoundError:
+            return Standing(state="waiting")
+        record = self.dir.record() if "result.json" in there else None
+        if record is not None and record.status == "diverged":
+            return Standing(state="diverged", record=record)
+        probed = set(os.listdir(self.dir.path / "probes")) if "probes" in there else set()
+        n_to_probe = sum(f"{fingerprint}.json" not in probed for fingerprint in self.tasks)
+        if record is not None and n_to_probe == 0:
+            return Standing(state="done", record=record)
+        beat = self.dir.last_beat() if "heartbeat.json" in there else None
+        if beat is not None and not self._at_work(beat):
+            beat = None
+        failure = self.dir.failure() if "failed.json" in there else None
+        last = self.dir.last_metrics() if "metrics.jsonl" in there else None
+        state: Literal["running", "failed", "to probe", "begun", "waiting"] = "begun" if last else "waiting"
+        if beat is not None:
+            state = "running"
+        elif failure is not None:
+            state = "failed"
+        elif record is not None:
+            state = "to probe"
+        return Standing(state=state, record=record, n_to_probe=n_to_probe, failure=failure, beat=beat, last=last)
+
+    def _at_work(self, beat: Beat) -> bool:
+        """Whether the process that beat last still lives and still owns the run."""
+        lease = read_json(self.dir.path / "lease.json")
+        if lease is None or lease["token"] != beat.token:
+            return False
+        return beat.process_lives() or (
+            beat.host != socket.gethostname() and time.time() - beat.mtime_ns / 1e9 < FAR_BEAT
+        )
 
     def measured(self, seconds: float, *, probes_only: bool = False) -> Measured:
         point, flops = self.point, 0.0 if probes_only else self.cost.train_flops

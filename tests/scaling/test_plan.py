@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scaling.config import load
-from scaling.plan import Plan, PlannedRun, make_plan, open_source
+from scaling.errors import SpecError
+from scaling.plan import Plan, PlannedRun, load_plan, make_plan, open_source
 from scaling.records import RunRecord, Status
-from scaling.rundir import write_json
+from scaling.rundir import append_line, read_json, write_json
 
 STORE = "sqlite:///somewhere.db"
 
@@ -82,3 +87,98 @@ def test_a_baselines_record_is_no_evidence_on_time(plan: Plan) -> None:
     baseline = next(run for run in plan.runs if run.point.algorithm == "random")
     finish(baseline, seconds=0.0)
     assert plan.measured() == []
+
+
+def begin(run: PlannedRun, *, host: str | None = None, pid: int | None = None) -> None:
+    """As a worker of this process would, on this machine unless said otherwise."""
+    run.dir.lease("token")
+    run.dir.begin("token", "pretrain")
+    beat = read_json(run.dir.path / "heartbeat.json")
+    write_json(run.dir.path / "heartbeat.json", {**beat, "host": host or beat["host"], "pid": pid or beat["pid"]})
+
+
+GONE = 2**22 + 1
+"""Above the largest process id of Linux."""
+
+
+def test_a_run_stands_as_its_directory_says(plan: Plan) -> None:
+    waiting, begun, running, failed, trained, done, diverged = plan.runs[:7]
+    append_line(begun.dir.path / "metrics.jsonl", {"step": 3})
+    begin(running)
+    failed.dir.lease("token")
+    failed.dir.fail("io", "disk full")
+    finish(trained)
+    finish(done)
+    probe(done)
+    finish(diverged, status="diverged")
+    states = [run.standing().state for run in (waiting, begun, running, failed, trained, done, diverged)]
+    assert states == ["waiting", "begun", "running", "failed", "to probe", "done", "diverged"]
+    assert trained.standing().n_to_probe == len(trained.tasks)
+    assert plan.standings()[begun.dir.run].last == {"step": 3}
+    assert [s.over for s in plan.standings().values()].count(True) == 2
+
+
+def test_a_run_whose_process_is_gone_is_not_running(plan: Plan) -> None:
+    begin(plan.runs[0], pid=GONE)
+    assert plan.runs[0].standing().state == "waiting"
+
+
+def test_a_run_that_another_attempt_took_is_not_running_by_the_old_ones_word(plan: Plan) -> None:
+    begin(plan.runs[0])
+    plan.runs[0].dir.lease("another")
+    assert plan.runs[0].standing().state == "waiting"
+
+
+def test_a_run_on_another_machine_counts_as_running_while_its_heart_beats(plan: Plan) -> None:
+    run = plan.runs[0]
+    begin(run, host="elsewhere", pid=GONE)
+    assert run.standing().state == "running"
+    long_ago = time.time() - 1000
+    os.utime(run.dir.path / "heartbeat.json", (long_ago, long_ago))
+    assert run.standing().state == "waiting"
+
+
+def test_a_kept_plan_is_the_plan(plan: Plan) -> None:
+    plan.save()
+    again = load_plan(plan.root, plan.sweep.name)
+    assert again.runs == plan.runs
+    assert again.sweep == plan.sweep
+    assert (again.excluded, again.tasks, again.synthetic) == (plan.excluded, plan.tasks, plan.synthetic)
+    assert plan.path == plan.root / "sweeps" / "tiny" / "plan.json"
+
+
+def test_a_sweep_that_was_never_run_is_told_with_the_nearest_that_was(plan: Plan) -> None:
+    plan.save()
+    with pytest.raises(SpecError, match="unknown sweep 'tinny'; did you mean 'tiny'"):
+        load_plan(plan.root, "tinny")
+
+
+def test_a_plan_of_an_older_layout_is_to_be_made_again(plan: Plan) -> None:
+    write_json(plan.path, {"yaml_path": "sweep.yaml"})
+    with pytest.raises(SpecError, match=r"another version of this program; `scaling run sweep\.yaml` again"):
+        load_plan(plan.root, "tiny")
+
+
+def test_evidence_on_time_is_the_same_from_one_look_and_from_many(plan: Plan) -> None:
+    finish(plan.runs[0])
+    finish(plan.runs[1], status="diverged")
+    assert plan.measured(plan.standings()) == plan.measured() == [plan.runs[0].measured(10.0)]
+
+
+def test_points_that_are_the_same_run_are_one(sweep_file: Callable[..., Path]) -> None:
+    twins = sweep_file(("ct_only: {ct: 1}", "ct_only: natural"))
+    sweep, document = load(twins)
+    sweep, source = open_source(sweep, document)
+    plan = make_plan(sweep, document, source)
+    trained = [run for run in plan.runs if run.spec.images_seen]
+    assert len(trained) == 8
+    assert len({run.dir.run for run in trained}) == 4
+    assert len(plan.unique()) == len(plan.runs) - 4
+
+
+def test_planning_imports_no_torch() -> None:
+    code = (
+        "import sys, scaling.plan, scaling.sizing, scaling.cost; print({'torch', 'ray', 'mlflow'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
