@@ -33,7 +33,7 @@ ROWS = {
         {"tracking"},
         {"worker"},
         {"launch"},
-        {"sizing", "preflight", "driver", "live", "tables", "report", "cli"},
+        {"sizing", "preflight", "driver", "live", "tables", "report", "export", "cli"},
     ],
     "analysis": [
         {"observations"},
@@ -68,6 +68,7 @@ OWNERS = {
         "scaling.environment",
         "scaling.calibrate",
         "scaling.worker",
+        "scaling.launch.ranks",
     },
 }
 
