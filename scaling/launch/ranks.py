@@ -6,6 +6,7 @@ rank that saved and went, or was fenced, must not look like one that failed.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,19 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_STOPPED
 
-WORKER = "scaling.worker"
+RANK = """\
+import sys
+from scaling.process import die_with_parent
+die_with_parent(int(sys.argv.pop(1)))
+from scaling.worker import main
+main()
+"""
+"""Bound to its agent before it spends seconds on imports: an agent killed meanwhile must leave no rank behind."""
 GRACE = 15
 """Seconds for the other ranks to go once one has failed; one that waits for a lost peer on a GPU never hears."""
 
 
-def run_ranks(path: Path, token: str, n_ranks: int, *, worker: str = WORKER) -> int:
+def run_ranks(path: Path, token: str, n_ranks: int) -> int:
     """Exit code of the whole, negative for a signal. Ranks print to this process's output.
 
     Ranks end with the first of them that fails: the agent asks by SIGTERM and kills after a while.
@@ -37,7 +45,7 @@ def run_ranks(path: Path, token: str, n_ranks: int, *, worker: str = WORKER) -> 
         shutdown_timeout=GRACE,
     )
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", worker, str(path), token)
+        elastic_launch(config, sys.executable)("-u", "-c", RANK, str(os.getpid()), str(path), token)
     except ChildFailedError as error:
         print(error, file=sys.stderr)
         return joint_code([failure.exitcode for failure in error.failures.values()])

@@ -138,12 +138,13 @@ class Slot:
         except BaseException:  # also SystemExit: this process is no interpreter of its own that would show it
             traceback.print_exc()
         finally:
-            with suppress(BaseException):
+            with suppress(BaseException):  # nothing may keep a child from ending here: it would go on as a second slot
                 sys.stdout.flush()
                 sys.stderr.flush()
-            if code < 0:  # dies as its rank did
-                signal.signal(-code, signal.SIG_DFL)
-                os.kill(os.getpid(), -code)
+                if code < 0:  # dies as its rank did
+                    with suppress(OSError):  # SIGKILL has no handler to reset
+                        signal.signal(-code, signal.SIG_DFL)
+                    os.kill(os.getpid(), -code)
             os._exit(code if code >= 0 else EXIT_FAILED)
 
     def _reap(self) -> None:

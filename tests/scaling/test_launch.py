@@ -38,6 +38,17 @@ def attempt_logged(path, token):
 def calibrate(path, token):
     return act(path, token, calibrate=True)
 
+def main():
+    """As a rank."""
+    path, token, rank = Path(sys.argv[1]), sys.argv[2], os.environ["RANK"]
+    job = json.loads((path / "job.json").read_text())["ranks"][rank]
+    (path / f"rank{rank}").write_text(f"{os.getpid()} {os.environ['WORLD_SIZE']} {token}")
+    print(f"rank {rank} speaks")
+    if job < 0:
+        os.kill(os.getpid(), -job)
+    time.sleep(600 if job == 99 else 0)
+    sys.exit(job)
+
 def act(path, token, *, calibrate):
     job = json.loads((Path(path) / "job.json").read_text())
     seen = {"pid": os.getpid(), "slot": os.getppid(), "calibrate": calibrate, "mark": MARK, "env": dict(os.environ)}
@@ -227,6 +238,50 @@ def test_a_slot_that_cannot_load_fails_its_runs_with_the_reason(
     assert "ImportError: no such thing" in ended.detail
     submit("two")
     assert collect(launcher)["two"].code == 0
+
+
+# --- several ranks --------------------------------------------------------------------------------------------------
+
+
+def test_ranks_are_processes_that_share_a_run_and_its_log(launcher: Launcher, submit: Make) -> None:
+    made = submit("one", {"ranks": {"0": 0, "1": 0}}, n_ranks=2)
+    assert collect(launcher)["one"].code == 0
+    found = [(made.path / f"rank{rank}").read_text().split() for rank in (0, 1)]
+    assert found[0][0] != found[1][0]
+    assert [words[1:] for words in found] == [["2", "one-token"]] * 2
+    log = (made.path / "log.txt").read_text()
+    assert "rank 0 speaks" in log
+    assert "rank 1 speaks" in log
+
+
+@pytest.mark.parametrize(
+    ("ranks", "status"),
+    [({"0": 0, "1": 75}, 75), ({"0": 99, "1": -signal.SIGKILL}, -signal.SIGKILL)],
+    ids=["stopped", "killed"],
+)
+def test_a_run_ends_as_its_ranks_do(local: LocalLauncher, order: Make, ranks: dict[str, int], status: int) -> None:
+    local.submit(order("one", {"ranks": ranks}, n_ranks=2))
+    assert collect(local)["one"].code == status
+
+
+def test_a_killed_run_loses_all_its_ranks(local: LocalLauncher, order: Make) -> None:
+    made = order("one", {"ranks": {"0": 99, "1": 99}}, n_ranks=2)
+    local.submit(made)
+    files = [made.path / f"rank{rank}" for rank in (0, 1)]
+    until(lambda: all(file.exists() and file.read_text() for file in files))
+    local.kill(made.path)
+    assert collect(local)["one"].code == -signal.SIGKILL
+    until(lambda: not any(lives(int(file.read_text().split()[0])) for file in files))
+
+
+@pytest.mark.parametrize(
+    ("codes", "joint"),
+    [([1, 76], 76), ([1, 75], 75), ([75, 76], 76), ([1, -9], -9), ([76, -11], -11), ([1, 1], 1), ([3], 1)],
+)
+def test_the_code_that_says_most_speaks_for_all_ranks(codes: list[int], joint: int) -> None:
+    from scaling.launch.ranks import joint_code
+
+    assert joint_code(codes) == joint
 
 
 # --- the real worker ------------------------------------------------------------------------------------------------
