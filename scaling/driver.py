@@ -143,10 +143,10 @@ class Driver:
                 started = time.monotonic()
                 if not self.scheduler.tick(TICK_SECONDS) and not self.scheduler.running:
                     time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
+            self._looked = 0.0
+            self.look()
         finally:
             self.launcher.close()
-        self._looked = 0.0
-        self.look()
 
     def _settled(self, sweeping: Sweeping) -> bool:
         """Nothing of it runs, and nothing waits, or what waits is not to start in this call."""
