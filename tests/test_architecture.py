@@ -33,7 +33,7 @@ ROWS = {
         {"tracking"},
         {"worker"},
         {"launch"},
-        {"sizing", "preflight", "driver", "live", "tables", "report", "export", "cli"},
+        {"sizing", "preflight", "driver", "live", "tables", "report", "export", "trialrun", "tune", "cli"},
     ],
     "analysis": [
         {"observations"},
