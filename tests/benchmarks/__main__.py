@@ -31,6 +31,7 @@ from scaling.data.views import normalise
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder, use_fused_attention
 from scaling.options import DinoV2Options, LearningRate, MaeOptions, PhantomsOptions, Recipe
+from scaling.parallel import Draws
 from scaling.probes.linear import path
 from scaling.probes.metrics import auc
 
@@ -123,7 +124,7 @@ def loop_against_step(name: str, options: Recipe) -> Row:
 
     def bare() -> None:
         generator = torch.Generator(DEVICE).manual_seed(0)
-        loss, _ = training.module.loss(batch, progress=0.5, generator=generator)  # type: ignore[operator]
+        loss, _ = training.module.loss(batch, progress=0.5, draws=Draws(generator))  # type: ignore[operator]
         loss.backward()
         training.optimizer.zero_grad(set_to_none=True)
 

@@ -1,4 +1,4 @@
-"""Augmentations: each image with its own parameters, in range, the same again from the same draws, whole or in parts."""
+"""Augmentations: each image with its own parameters, in range, and the same from the same draws, whole or in parts."""
 
 from __future__ import annotations
 
