@@ -6,6 +6,7 @@ Imports no torch, and SciPy only where it is needed: planning and status must an
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,32 +102,6 @@ class Measured:
     """Wall seconds, with probes where known."""
 
 
-def estimate_seconds(model: str, algorithm: str, train_flops: float, measured: Sequence[Measured]) -> float | None:
-    """Seconds a run will take, by the nearest kind of finished runs: same model and algorithm, same algorithm, any.
-
-    None while nothing was measured. The same kind scales by FLOPs; others by a line, overhead + rate x FLOPs, on which
-    the baselines show the overhead. Small models run at a lower rate, so what only they foretell is overestimated.
-    """
-    if train_flops == 0:
-        untrained = [m.seconds for m in measured if m.train_flops == 0]
-        return sum(untrained) / len(untrained) if untrained else None
-    trained = [m for m in measured if m.train_flops > 0]
-    same = [m for m in trained if (m.model, m.algorithm) == (model, algorithm)]
-    if same:
-        return train_flops * sum(m.seconds / m.train_flops for m in same) / len(same)
-    near = [m for m in trained if m.algorithm == algorithm] or trained
-    if not near:
-        return None
-    evidence = near + [m for m in measured if m.train_flops == 0]
-    if len({m.train_flops for m in evidence}) == 1:  # no line through one point but the one from the origin
-        return train_flops * sum(m.seconds for m in evidence) / sum(m.train_flops for m in evidence)
-    from scipy.optimize import nnls  # half a second that a plan without evidence need not spend
-
-    columns = np.array([[1.0, m.train_flops / train_flops] for m in evidence])
-    overhead, scaled = nnls(columns, np.array([m.seconds for m in evidence]))[0]
-    return float(overhead + scaled)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """Seconds a run will take, and what says so."""
@@ -136,18 +111,59 @@ class Estimate:
     """Finished runs of its model and algorithm; a few measured steps of its shape; finished runs of another kind."""
 
 
-def estimate(
-    spec: RunSpec, train_flops: float, measured: Sequence[Measured], calibrated: Calibration | None
-) -> Estimate | None:
-    """From the best evidence there is, None without any. `train_flops` is what is still to do."""
-    kinds = {(m.model, m.algorithm) for m in measured if m.train_flops > 0}
-    if train_flops > 0 and calibrated is not None and (spec.model, spec.algorithm) not in kinds:
-        return Estimate(seconds=spec.n_steps * spec.batch_size / calibrated.images_per_second, basis="calibration")
-    seconds = estimate_seconds(spec.model, spec.algorithm, train_flops, measured)
-    if seconds is None:
-        return None
-    own = train_flops == 0 or (spec.model, spec.algorithm) in kinds
-    return Estimate(seconds=seconds, basis="runs" if own else "other runs")
+class Evidence:
+    """Finished runs as a base for estimates: same model and algorithm, then same algorithm, then any.
+
+    The same kind scales by FLOPs; others by a line, overhead + rate x FLOPs, on which the baselines show the overhead.
+    Small models run at a lower rate, so what only they foretell is overestimated. Looked at once, asked for thousands.
+    """
+
+    def __init__(self, measured: Sequence[Measured]) -> None:
+        untrained = [m.seconds for m in measured if m.train_flops == 0]
+        self._untrained = sum(untrained) / len(untrained) if untrained else None
+        self._trained = [m for m in measured if m.train_flops > 0]
+        self._overheads = [m for m in measured if m.train_flops == 0]
+        rates: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for m in self._trained:
+            rates[m.model, m.algorithm].append(m.seconds / m.train_flops)
+        self._rates = {kind: sum(found) / len(found) for kind, found in rates.items()}
+        self._lines: dict[str, tuple[float, float] | None] = {}
+
+    def estimate(
+        self, model: str, algorithm: str, train_flops: float, images_per_second: float | None = None, images: int = 0
+    ) -> Estimate | None:
+        """None while nothing is known. `images_per_second`: of calibrated steps of the shape, for so many images."""
+        if train_flops == 0:
+            return None if self._untrained is None else Estimate(seconds=self._untrained, basis="runs")
+        if rate := self._rates.get((model, algorithm)):
+            return Estimate(seconds=train_flops * rate, basis="runs")
+        if images_per_second:
+            return Estimate(seconds=images / images_per_second, basis="calibration")
+        if algorithm not in self._lines:
+            self._lines[algorithm] = self._line(algorithm)
+        line = self._lines[algorithm]
+        return None if line is None else Estimate(seconds=line[0] + line[1] * train_flops, basis="other runs")
+
+    def _line(self, algorithm: str) -> tuple[float, float] | None:
+        """Seconds at no FLOPs and seconds a FLOP, neither negative."""
+        near = [m for m in self._trained if m.algorithm == algorithm] or self._trained
+        if not near:
+            return None
+        evidence = near + self._overheads
+        unit = max(m.train_flops for m in evidence)
+        if len({m.train_flops for m in evidence}) == 1:  # no line through one point but the one from the origin
+            return 0.0, sum(m.seconds for m in evidence) / sum(m.train_flops for m in evidence)
+        from scipy.optimize import nnls  # half a second that a plan without evidence need not spend
+
+        columns = np.array([[1.0, m.train_flops / unit] for m in evidence])
+        overhead, scaled = nnls(columns, np.array([m.seconds for m in evidence]))[0]
+        return float(overhead), float(scaled) / unit
+
+
+def estimate_seconds(model: str, algorithm: str, train_flops: float, measured: Sequence[Measured]) -> float | None:
+    """Seconds a run will take by finished ones, None while nothing is known; for many runs, keep an `Evidence`."""
+    found = Evidence(measured).estimate(model, algorithm, train_flops)
+    return found.seconds if found else None
 
 
 class Calibrated:
