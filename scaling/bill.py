@@ -1,0 +1,222 @@
+"""What a sweep will take, run by run and in total, and what each number rests on: the content of `scaling plan`."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scaling.calibration import Calibration, load_calibrations
+from scaling.cost import Evidence
+from scaling.launch.launcher import Node
+from scaling.plan import Plan
+from scaling.planned import PlannedRun, Standing
+from scaling.preflight import changed_data, disk_bytes, over_budget, preflight, slots, warnings
+from scaling.runbody import Usage, usage
+from scaling.sizing import Allotment, Sizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One point of the grid."""
+
+    run: PlannedRun
+    standing: Standing
+    allotment: Allotment
+    seconds: float | None
+    """Still to take; 0 when done, None while nothing of the kind was timed."""
+    seconds_basis: str
+    """As `Estimate.basis`; empty without an estimate."""
+    same_as: str = ""
+    """An earlier point that is the same run, so that this one costs nothing."""
+
+    @property
+    def gpu_seconds(self) -> float:
+        return (self.seconds or 0.0) * self.allotment.resources.gpus
+
+    @property
+    def cpu_seconds(self) -> float:
+        return (self.seconds or 0.0) * self.allotment.resources.cpus
+
+    def to_json(self) -> dict[str, Any]:
+        cost, given = self.run.cost, self.allotment
+        return {
+            "run": self.run.dir.run,
+            **vars(self.run.point),
+            "n_params": cost.n_params,
+            "n_params_total": cost.n_params_total,
+            "train_flops": cost.train_flops,
+            "batch_size": self.run.spec.batch_size if self.run.spec.images_seen else 0,
+            "n_ranks": given.n_ranks,
+            "n_micro": given.n_micro,
+            "cpus": given.resources.cpus,
+            "gpus": given.resources.gpus,
+            "memory_bytes": given.need,
+            "memory_basis": given.basis,
+            "seconds": self.seconds,
+            "seconds_basis": self.seconds_basis or None,
+            "state": self.standing.state,
+            "same_as": self.same_as or None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    plan: Plan
+    nodes: Sequence[Node]
+    lines: Sequence[Line]
+    used: Usage
+    """By the sweep so far."""
+    problems: Sequence[str]
+    """Why `scaling run` would refuse on these nodes."""
+    warnings: Sequence[str]
+
+    @functools.cached_property
+    def own(self) -> list[Line]:
+        """Each run once."""
+        return [line for line in self.lines if not line.same_as]
+
+    @functools.cached_property
+    def to_do(self) -> list[Line]:
+        return [line for line in self.own if not line.standing.over]
+
+    @property
+    def untimed(self) -> int:
+        """Runs to do of which nobody knows how long they take."""
+        return sum(line.seconds is None for line in self.to_do)
+
+    @property
+    def slot_hours(self) -> float:
+        """Of the runs whose time is known."""
+        return sum(line.seconds or 0.0 for line in self.to_do) / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(line.gpu_seconds for line in self.to_do) / 3600
+
+    @property
+    def cpu_hours(self) -> float:
+        return sum(line.cpu_seconds for line in self.to_do) / 3600
+
+    @functools.cached_property
+    def at_once(self) -> int:
+        """Runs that these nodes hold at a time, by the smallest that is to do."""
+        wanted = [line.allotment.resources for line in self.to_do]
+        return slots(self.nodes, min(wanted, key=lambda r: (r.gpus, r.cpus))) if wanted else 0
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """At least, on these nodes; None while not all is known."""
+        if self.untimed or not self.at_once:
+            return None
+        return max(self.slot_hours * 3600 / self.at_once, *(line.seconds or 0.0 for line in self.to_do), 0.0)
+
+    @functools.cached_property
+    def disk(self) -> tuple[int, int]:
+        """Bytes for good, and meanwhile."""
+        return disk_bytes([line.run for line in self.to_do], self.at_once)
+
+    @property
+    def disk_free(self) -> int | None:
+        there = next((folder for folder in (self.plan.root, *self.plan.root.parents) if folder.exists()), None)
+        return shutil.disk_usage(there).free if there else None
+
+    @property
+    def question(self) -> str | None:
+        """What `scaling run` would ask about the budget."""
+        if self.untimed == len(self.to_do):
+            return None
+        return over_budget(self.plan, self.used.gpu_hours, self.gpu_hours) or over_budget(
+            self.plan, self.used.cpu_hours, self.cpu_hours, unit="cpu"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        sweep, (kept, passing) = self.plan.sweep, self.disk
+        return {
+            "sweep": sweep.name,
+            "yaml": self.plan.document.path,
+            "root": str(self.plan.root),
+            "nodes": [asdict(node) for node in self.nodes],
+            "tasks": [info.name for info in self.plan.tasks],
+            "runs": [line.to_json() for line in self.lines],
+            "excluded": [{**vars(e.point), "rule": e.rule} for e in self.plan.excluded],
+            "totals": {
+                "runs": len(self.own),
+                "done": len(self.own) - len(self.to_do),
+                "to_do": len(self.to_do),
+                "same_as_another": len(self.lines) - len(self.own),
+                "excluded": len(self.plan.excluded),
+                "train_flops": sum(flops_left(line) for line in self.to_do),
+                "untimed": self.untimed,
+                "slot_hours": self.slot_hours,
+                "gpu_hours": self.gpu_hours,
+                "cpu_hours": self.cpu_hours,
+                "at_once": self.at_once,
+                "wall_seconds": self.wall_seconds,
+                "encoder_bytes": kept,
+                "checkpoint_bytes": passing,
+                "disk_free_bytes": self.disk_free,
+            },
+            "budget": {
+                **sweep.budget.model_dump(mode="json"),
+                "used_gpu_hours": self.used.gpu_hours,
+                "used_cpu_hours": self.used.cpu_hours,
+                "question": self.question,
+            },
+            "mlflow": {"uri": self.plan.tracking_uri, "experiment": sweep.tracking.experiment},
+            "problems": list(self.problems),
+            "warnings": list(self.warnings),
+        }
+
+
+def flops_left(line: Line) -> float:
+    """What is trained is only probed, which is not counted in FLOPs."""
+    return 0.0 if line.standing.record is not None else line.run.cost.train_flops
+
+
+def bill_of(plan: Plan, nodes: Sequence[Node], calibrations: Sequence[Calibration] | None = None) -> Bill:
+    """For these nodes, by what was finished and calibrated under the plan's root."""
+    known = load_calibrations(plan.root) if calibrations is None else calibrations
+    standings, sizer = plan.standings(), Sizer(plan, nodes, known)
+    evidence = Evidence(plan.measured(standings))
+    lines, first = [], dict[str, str]()
+    for run in plan.runs:
+        standing, allotment = standings[run.dir.run], sizer.size(run)
+        seconds, basis = _left(run, standing, allotment, evidence)
+        same_as = first.get(run.dir.run, "")
+        first.setdefault(run.dir.run, str(run.point))
+        lines.append(
+            Line(
+                run=run,
+                standing=standing,
+                allotment=allotment,
+                seconds=seconds,
+                seconds_basis=basis,
+                same_as=same_as,
+            )
+        )
+    notes = [*warnings(plan, nodes), *filter(None, [changed_data(plan)])]
+    return Bill(
+        plan=plan,
+        nodes=nodes,
+        lines=lines,
+        used=usage(plan.sweep.name, (run.dir for run in plan.unique().values())),
+        problems=[str(problem) for problem in preflight(plan, nodes, known)],
+        warnings=notes,
+    )
+
+
+def _left(run: PlannedRun, standing: Standing, given: Allotment, evidence: Evidence) -> tuple[float | None, str]:
+    """Seconds still to take, and what says so."""
+    if standing.over:
+        return 0.0, ""
+    spec, flops = run.spec, 0.0 if standing.record is not None else run.cost.train_flops
+    rate = given.calibrated.images_per_second * given.n_ranks if given.calibrated else None
+    images = spec.n_steps * spec.batch_size
+    found = evidence.estimate(run.point.model, run.point.algorithm, flops, rate, images)
+    if found is None:
+        return None, ""
+    begun = standing.last["step"] / spec.n_steps if standing.last and flops and spec.n_steps else 0.0
+    return found.seconds * max(0.0, 1 - begun), found.basis
