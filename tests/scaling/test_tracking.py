@@ -1,6 +1,6 @@
 """MLflow exactly once: whatever is killed, deleted or down, each run is there once, with each of its points once.
 
-Run directories are made up by hand; the stores are real. As a script: kills itself at every call to a store, see `main`.
+Run directories are made up by hand; the stores are real. As a script: `main`, which kills itself.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scaling.config import load
+from scaling.config import Tracking, load
+from scaling.errors import SpecError
 from scaling.plan import Plan, PlannedRun, make_plan, open_source
 from scaling.records import ProbeResult, RunRecord
 from scaling.rundir import RunDir, append_line, write_json
@@ -109,6 +113,11 @@ def moved(plan: Plan, root: Path) -> Plan:
     return dataclasses.replace(plan, root=root, runs=runs)
 
 
+def at_store(plan: Plan, uri: str, experiment: str) -> Plan:
+    tracking = Tracking(uri=uri, experiment=experiment)
+    return dataclasses.replace(plan, sweep=plan.sweep.model_copy(update={"tracking": tracking}))
+
+
 def train(run: PlannedRun, first: int, last: int, *, at: float | None = 1e9) -> None:
     """Logs steps as a worker does; `at` is the time of step 0, unix seconds; None writes none, as workers once did."""
     run.dir.path.mkdir(parents=True, exist_ok=True)
@@ -167,10 +176,10 @@ def contents(plan: Plan) -> tuple[list[Any], list[Any], Any]:
     from mlflow.entities import ViewType
     from mlflow.tracking import MlflowClient
 
-    uri = plan.tracking_uri
-    client = MlflowClient(
-        uri if not uri.startswith("sqlite:///") else f"sqlite:///{plan.root / uri[len('sqlite:///') :]}"
-    )
+    from scaling.tracking.store import _address, _database, _inode
+
+    database = _database(plan.tracking_uri, plan.root)
+    client = MlflowClient(_address(database, _inode(database)) if database else plan.tracking_uri)
     found = client.get_experiment_by_name(plan.sweep.tracking.experiment)
     runs = list(client.search_runs([found.experiment_id], "", ViewType.ALL, 1000))
     return (
@@ -208,7 +217,8 @@ def mirrored(plan: Plan, *, trash: bool = False) -> dict[str, Any]:
         assert run.data.params["algorithm"] == "mae"
         assert int(run.data.params["n_params"]) == planned.cost.n_params
         assert len(run.inputs.dataset_inputs) == 1 + len(planned.tasks)
-        if lines and client.get_experiment(run.info.experiment_id).artifact_location.startswith("file:"):
+        assert "metrics.jsonl" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+        if client.get_experiment(run.info.experiment_id).artifact_location.startswith("file:"):
             kept = Path(run.info.artifact_uri.removeprefix("file://")) / "metrics.jsonl"
             assert kept.read_text() == (planned.dir.path / "metrics.jsonl").read_text()
     return by_fingerprint
@@ -324,5 +334,458 @@ def test_what_was_mirrored_is_not_written_again(plan: Plan, report: Path, faulty
     assert seen == [(1, 2), (2, 2)] * 2
 
 
+# --- a store that fails ---------------------------------------------------------------------------------------------
+
+
+class Retrying:
+    """Calls a tracker as a driver does: what fails is tried again."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.tracker = self._twice(lambda: tracker(plan))
+
+    @staticmethod
+    def _twice(do: Callable[[], Any]) -> Any:
+        try:
+            return do()
+        except Killed:
+            return do()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self._twice(lambda: getattr(self.tracker, name)(*args, **kwargs))
+
+
+def fail() -> None:
+    raise Killed
+
+
+def fail_everywhere(plan: Plan, database: Path, folder: Path, report: Path, every: int) -> int:
+    n = 0
+    for at in range(0, 1000, every):
+        for after in (False, True):
+            here = moved(plan, folder / f"{at}{'after' * after}")
+            here.root.mkdir()
+            shutil.copy(database, here.root / "mlflow.db")
+            Faulty.reset(at, after=after, fail=fail)
+            life(here, Retrying(here), report)
+            mirrored(here)
+            if at >= len(Faulty.calls):
+                return n
+            n += 1
+    raise AssertionError("a life of more than 1000 calls")
+
+
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_call_that_fails_is_made_good(
+    tmp_path: Path, database: Path, report: Path, faulty: type[Faulty], every: int
+) -> None:
+    assert fail_everywhere(plan_at(tmp_path), database, tmp_path, report, every) >= 60 // every
+
+
+def test_a_database_that_is_deleted_under_way_is_filled_again(plan: Plan, database: Path, report: Path) -> None:
+    mirror = tracker(plan)
+    first, second = plan.runs
+    mirror.start(first)
+    train(first, 1, 4)
+    mirror.sync(first)
+    for path in plan.root.glob("mlflow.db*"):
+        path.unlink()
+    shutil.copy(database, plan.root / "mlflow.db")  # in place of the seconds that migrations take
+    train(first, 5, 8)
+    mirror.sync(first)
+    settle(first)
+    mirror.finish(first, "done")
+    mirror.start(second)
+    mirror.finish_sweep(report, complete=False)
+    train(second, 1, 8)
+    settle(second, "diverged")
+    mirror.finish(second, "diverged")
+    mirror.finish_sweep(report, complete=True)
+    assert {run.info.status for run in mirrored(plan).values()} == {"FINISHED"}
+
+
+def test_a_database_that_was_deleted_is_rebuilt_from_disk(plan: Plan, report: Path) -> None:
+    life(plan, tracker(plan), report)
+    gone()
+    before = mirrored(plan)
+    for path in plan.root.glob("mlflow.db*"):
+        path.unlink()
+    assert tracker(plan).rebuild() == 2  # makes a database of its own
+    gone()
+    after = mirrored(plan)
+    for fingerprint, run in after.items():
+        assert run.info.run_id != before[fingerprint].info.run_id
+        assert run.data.metrics == before[fingerprint].data.metrics
+        assert run.data.params == before[fingerprint].data.params
+        assert run.info.status == before[fingerprint].info.status
+        assert run.info.start_time == before[fingerprint].info.start_time
+    _, (sweep,), client = contents(plan)
+    assert {a.path for a in client.list_artifacts(sweep.info.run_id)} == {"report", "sweep.yaml"}
+    with closing(sqlite3.connect(plan.root / "mlflow.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_run_in_the_trash_is_taken_out_again(plan: Plan, report: Path) -> None:
+    life(plan, tracker(plan), report)
+    gone()
+    runs, _, client = contents(plan)
+    client.delete_run(runs[0].info.run_id)
+    tracker(plan).rebuild()
+    assert {run.info.run_id for run in mirrored(plan).values()} == {run.info.run_id for run in runs}
+
+
+def test_of_two_runs_of_a_late_request_the_fuller_stays(plan: Plan, report: Path) -> None:
+    life(plan, tracker(plan), report)
+    gone()
+    (one, _), _, client = contents(plan)
+    client.create_run(one.info.experiment_id, tags={"scaling.run": one.data.tags["scaling.run"]})
+    tracker(plan).rebuild()
+    assert one.info.run_id in {run.info.run_id for run in mirrored(plan, trash=True).values()}
+
+
+def test_what_was_missed_while_the_store_was_down_comes_at_the_end(plan: Plan, report: Path) -> None:
+    first, second = plan.runs
+    mirror = tracker(plan)
+    train(first, 1, 8)
+    settle(first)
+    train(second, 1, 8)
+    settle(second)
+    mirror.finish_sweep(report, complete=True)
+    assert {run.info.status for run in mirrored(plan).values()} == {"FINISHED"}
+
+
+def test_a_server_that_is_down_costs_seconds(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: every connection is refused
+        for scheme in ("http", "postgresql"):
+            plan = plan_at(tmp_path, uri=f"{scheme}://127.0.0.1:{taken.getsockname()[1]}")
+            started = time.monotonic()
+            with pytest.raises(OSError):
+                tracker(plan)
+            assert time.monotonic() - started < 30  # MLflow alone would try for 100 s and more
+
+
+def test_a_server_that_dies_costs_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes connections and answers nothing, as behind a gateway whose back is gone."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        plan = plan_at(tmp_path, uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(Exception, match=r"timed out|timeout"):
+            tracker(plan)
+        assert time.monotonic() - started < 30
+
+
+# --- several sweeps, several processes ------------------------------------------------------------------------------
+
+
+def test_a_run_of_two_sweeps_is_one_run_found_from_both(tmp_path: Path, plan: Plan, report: Path) -> None:
+    other = plan_at(tmp_path, name="other")
+    assert [run.dir.run for run in other.runs] == [run.dir.run for run in plan.runs]
+    mine, theirs = tracker(plan), tracker(other)
+    first = plan.runs[0]
+    mine.start(first)
+    train(first, 1, 4)
+    theirs.start(first)
+    mine.sync(first)
+    theirs.sync(first)
+    train(first, 5, 8)
+    theirs.sync(first)
+    mine.sync(first)
+    settle(first)
+    mine.finish(first, "done")
+    theirs.finish(first, "done")
+    mine.finish_sweep(report, complete=True)
+    theirs.finish_sweep(report, complete=True)
+    run = mirrored(plan)[first.dir.run]
+    assert run.data.tags["scaling.sweeps"] == "tiny, other"
+    _, sweeps, client = contents(plan)
+    parent = {sweep.data.tags["scaling.sweep"]: sweep.info.run_id for sweep in sweeps}["tiny"]
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    found = client.search_runs([run.info.experiment_id], "tags.`scaling.sweeps` LIKE '%other%'")
+    assert [r.info.run_id for r in found] == [run.info.run_id]
+
+
+def test_a_task_read_out_in_two_ways_has_two_steps_and_shows_the_newer(tmp_path: Path, plan: Plan) -> None:
+    again = plan_at(tmp_path, name="again", bootstrap=30)
+    first = plan.runs[0]
+    train(first, 1, 8)
+    settle(first)
+    tracker(plan).rebuild()
+    gone()
+    probe(again.runs[0], auc=0.5)
+    for _ in range(2):
+        tracker(again).rebuild()
+        gone()
+    run = mirrored(again)[first.dir.run]
+    _, _, client = contents(plan)
+    history = client.get_metric_history(run.info.run_id, "probe/ct_lesion/linear/auc")
+    assert [(point.step, point.value) for point in history] == [(0, 0.75), (1, 0.5)]
+
+
+def test_one_process_mirrors_a_root(plan: Plan) -> None:
+    code = """if True:
+        import sys, time
+        from pathlib import Path
+        from scaling.tracking.claim import claim
+        held = claim(Path(sys.argv[1]))
+        print("held", flush=True)
+        time.sleep(60)
+    """
+    holder = subprocess.Popen([sys.executable, "-c", code, str(plan.root)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(SpecError, match=f"process {holder.pid} mirrors this root"):
+            tracker(plan)
+    finally:
+        holder.kill()
+        holder.communicate()
+    tracker(plan)
+
+
+def test_what_a_dead_driver_left_running_is_closed(plan: Plan) -> None:
+    first, second = plan.runs
+    mirror = tracker(plan)
+    begin(first)
+    mirror.start(first)
+    train(first, 1, 2)
+    mirror.sync(first)
+    del mirror
+    gone()
+    mirror = tracker(plan)
+    runs, sweeps, _ = contents(plan)
+    assert {run.info.status for run in [*runs, *sweeps]} == {"KILLED"}
+    train(second, 1, 2)
+    mirror.start(second)
+    mirror.sync(first)  # it goes on
+    runs, sweeps, _ = contents(plan)
+    assert {run.info.status for run in [*runs, *sweeps]} == {"RUNNING"}
+
+
+@pytest.mark.parametrize(("status", "word"), [("cancelled", "KILLED"), ("stopped", "KILLED"), ("failed", "FAILED")])
+def test_how_a_run_ended_is_kept_and_the_next_attempt_opens_it_again(plan: Plan, status: str, word: str) -> None:
+    first = plan.runs[0]
+    mirror = tracker(plan)
+    begin(first)
+    mirror.start(first)
+    train(first, 1, 4)
+    if status == "failed":
+        first.dir.fail("io", "OSError: gone")
+    mirror.finish(first, status)
+    mirror.finish_sweep(None, complete=False)
+    run = mirrored(plan)[first.dir.run]
+    assert (run.info.status, run.data.tags["scaling.status"]) == (word, status)
+    begin(first)
+    mirror.start(first)
+    train(first, 5, 8)
+    settle(first)
+    mirror.finish(first, "done")
+    mirror.finish_sweep(None, complete=True)
+    again = mirrored(plan)[first.dir.run]
+    assert again.info.run_id == run.info.run_id
+    assert (again.info.status, again.data.tags["scaling.status"]) == ("FINISHED", "done")
+    assert "scaling.reason" not in again.data.tags
+
+
+# --- what is sent ---------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_thinned_the_same_in_pieces_as_whole() -> None:
+    from scaling.tracking.content import METRICS_PER_BATCH, POINTS, curve
+
+    n_steps = 4321
+    lines = [{"step": s, "loss": 1.0, "lr": 0.1, "time": 5.0, "note": "none"} for s in range(1, n_steps + 1)]
+
+    def sent(pieces: list[int]) -> list[int]:
+        steps: list[int] = []
+        for end in pieces:
+            for batch in curve(lines[:end], after=steps[-1] if steps else 0, n_steps=n_steps, now_ms=0):
+                assert len(batch) <= METRICS_PER_BATCH
+                assert [m.key for m in batch] == ["train/loss", "train/lr"] * (len(batch) // 2)
+                assert {m.timestamp for m in batch} == {5000}
+                steps += [m.step for m in batch[::2]]
+        return steps
+
+    whole = sent([n_steps])
+    assert len(whole) <= POINTS
+    assert len(whole) > POINTS * 0.9
+    assert (whole[0], whole[-1]) == (1, n_steps)
+    assert sent([1, 2, 3, 900, 901, 2000, n_steps]) == whole
+
+
+def test_provenance_of_the_newest_attempt_is_tagged(plan: Plan) -> None:
+    first = plan.runs[0]
+    train(first, 1, 8)
+    settle(first)
+    code = plan.root / "code" / "abc"
+    write_json(code / "provenance.json", {"commit": "c0ffee", "dirty": True, "argv": ["scaling", "run"], "user": "ann"})
+    for attempt, host in ((2, "old"), (10, "new")):
+        values = {"host": host, "code": str(code), "gpu": {"name": "H100"}}
+        write_json(first.dir.path / "provenance" / f"{attempt}.json", values)
+    (first.dir.path / "encoder.pt").touch()
+    tracker(plan).rebuild()
+    tags = mirrored(plan)[first.dir.run].data.tags
+    assert tags["mlflow.source.git.commit"] == "c0ffee"
+    assert tags["mlflow.user"] == "ann"
+    assert (tags["provenance.host"], tags["provenance.gpu.name"], tags["provenance.dirty"]) == ("new", "H100", "True")
+    assert tags["provenance.argv"] == "scaling run"
+    assert tags["scaling.encoder"] == str(first.dir.path / "encoder.pt")
+
+
+def test_data_sets_are_named_by_their_identity(plan: Plan) -> None:
+    first = plan.runs[0]
+    train(first, 1, 8)
+    tracker(plan).rebuild()
+    used = {i.dataset.name: i for i in mirrored(plan)[first.dir.run].inputs.dataset_inputs}
+    images = used["phantoms/all/16"]
+    assert first.spec.data_identity.startswith(images.dataset.digest)
+    assert json.loads(images.dataset.source)["identity"] == first.spec.data_identity
+    assert {tag.key: tag.value for tag in images.tags} == {"mlflow.data.context": "pretraining"}
+    assert {tag.value for tag in used["ct_lesion"].tags} == {"probe"}
+
+
+def test_more_parameters_than_a_batch_takes_are_all_sent(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaling.tracking.content.PARAMS_PER_BATCH", 5)
+    train(plan.runs[0], 1, 2)
+    tracker(plan).rebuild()
+    from scaling.tracking.content import params
+
+    wanted = params(plan.runs[0])
+    assert len(wanted) > 15
+    assert mirrored(plan)[plan.runs[0].dir.run].data.params == wanted
+
+
+def test_a_relative_database_lies_under_the_root(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_at(tmp_path, uri="sqlite:///store/runs.db")
+    (plan.root / "store").mkdir(parents=True)
+    shutil.copy(database, plan.root / "store" / "runs.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    train(plan.runs[0], 1, 2)
+    tracker(plan).rebuild()
+    mirrored(plan)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# --- killed ---------------------------------------------------------------------------------------------------------
+
+
+def recover(plan: Plan, report: Path) -> None:
+    """The next `scaling run`: what is not done is done, what is done is told again."""
+    mirror = tracker(plan)
+    first, second = plan.runs
+    if not first.done:
+        begin(first)
+        mirror.start(first)
+        last = (first.dir.last_metrics() or {"step": 0})["step"]
+        train(first, 4 if last > 3 else 1, 8, at=3e9)
+        mirror.sync(first)
+        settle(first)
+    mirror.finish(first, "done")
+    begin(second)
+    mirror.start(second)
+    train(second, 1, 5, at=None)
+    second.dir.fail("error", "ValueError: no")
+    mirror.finish(second, "failed")
+    mirror.finish_sweep(report, complete=False)
+
+
+def recover_by_sync(plan: Plan, report: Path) -> None:
+    """The directories come to their end without a mirror; `scaling sync` afterwards."""
+    first, second = plan.runs
+    train(first, 1, 8, at=3e9)
+    settle(first)
+    begin(second)
+    train(second, 1, 5, at=None)
+    second.dir.fail("error", "ValueError: no")
+    tracker(plan).rebuild()
+
+
+def in_child(do: Callable[[], None]) -> int:
+    """The exit code of a process of its own that does this: 0, 1 for an exception, else what it left by."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            do()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+KILLED = 9
+
+
+def kill_everywhere(plan: Plan, folder: Path, store: str, report: Path, every: int) -> int:
+    """Ends the process at a call to the store, before and after it took effect, and recovers; the number of kills.
+
+    `store`: a URI, used with an experiment for each kill, or an empty database that is copied. `every`: at each call,
+    or at each second one and so on.
+    """
+    n = 0
+    for at in range(0, 1000, every):
+        for after in (False, True):
+            here = moved(plan, folder / f"{at}{'after' * after}")
+            here.root.mkdir()
+            if "://" in store:
+                here = at_store(here, store, here.root.name)
+            else:
+                shutil.copy(store, here.root / "mlflow.db")
+
+            def live(here: Plan = here, at: int = at, after: bool = after) -> None:
+                Faulty.reset(at, after=after, fail=lambda: os._exit(KILLED))
+                life(here, tracker(here), report)
+
+            def heal(here: Plan = here, at: int = at, after: bool = after) -> None:
+                Faulty.reset()
+                (recover_by_sync if (at + after) % 3 == 0 else recover)(here, report)
+                mirrored(here)
+
+            code = in_child(live)
+            if code == 0:
+                assert in_child(lambda here=here: mirrored(here)) == 0
+                return n
+            assert code == KILLED, f"call {at}: the first process ended with {code}"
+            assert in_child(heal) == 0, f"killed {'after' if after else 'before'} call {at}"
+            shutil.rmtree(here.root)
+            n += 1
+    raise AssertionError("a life of more than 1000 calls")
+
+
+def main(folder: Path, store: str, every: int) -> None:
+    import scaling.tracking.store
+
+    scaling.tracking.store.MlflowClient = Faulty  # type: ignore[misc]
+    report = folder / "report"
+    report.mkdir(parents=True)
+    (report / "report.html").write_text("<p>found")
+    started = time.monotonic()
+    n = kill_everywhere(plan_at(folder), folder, store, report, every)
+    print(json.dumps({"kills": n, "seconds": round(time.monotonic() - started, 1)}))
+
+
+def kills(folder: Path, store: str, every: int) -> int:
+    """`main` in a process that forks at its ease: one thread, no pytest."""
+    command = [sys.executable, __file__, str(folder / "kills"), store, str(every)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return int(json.loads(done.stdout.splitlines()[-1])["kills"])
+
+
+def test_a_driver_killed_at_some_calls_leaves_nothing_double_or_missing(tmp_path: Path, database: Path) -> None:
+    assert kills(tmp_path, str(database), every=8) > 5
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_every_call_leaves_nothing_double_or_missing(tmp_path: Path, database: Path) -> None:
+    assert kills(tmp_path, str(database), every=1) > 50
+
+
 if __name__ == "__main__":
-    pass
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
