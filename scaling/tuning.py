@@ -218,6 +218,9 @@ def _methods(tune: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[tuple[
         yield ("tune", "weight_decay"), "is a range, of which a grid takes no points; list them as `values`"
     if method == "grid" and "values" in lr and tune.get("trials") is not None:
         yield ("tune", "trials"), "follows from the listed values of a grid; remove it"
+    if method == "optuna" and "values" in lr:
+        what = "lists values, of which optuna learns nothing; give `between`, or use method: asha or grid"
+        yield ("tune", "lr"), what
     probe = raw.get("probe")
     if tune.get("criterion") == "probe" and isinstance(probe, dict) and "linear" in probe and probe["linear"] is None:
         yield ("tune", "criterion"), "probe needs the linear read-out, which probe.linear: null leaves out"
