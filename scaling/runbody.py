@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class RunBody:
 
     def occupied(self) -> bool:
         beat = self.dir.last_beat()
-        if beat is None or beat.token == FENCE or not beat.process_lives():
+        if beat is None or beat.pid == os.getpid() or not beat.process_lives():  # ourselves: a run of before, inline
             return False
         if not self._fenced:
             self._fenced = True
