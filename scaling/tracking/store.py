@@ -36,6 +36,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
+from scaling.errors import Problem, SpecError
 from scaling.rundir import beside
 from scaling.tracking.content import is_curve
 
@@ -86,7 +87,11 @@ class Store:
         self.database = _database(uri, root)
         if self.database is None:
             _reach(uri)
-            self.client = MlflowClient(uri)
+            try:
+                self.client = MlflowClient(uri)
+            except ModuleNotFoundError as error:
+                what = f"needs the Python package '{error.name}'; install it where `scaling run` is called"
+                raise SpecError([Problem(where="tracking.uri", what=what)]) from None
         else:
             self._inode = _open_database(self.database)
             self.client = MlflowClient(_address(self.database, self._inode))

@@ -9,14 +9,19 @@ import dataclasses
 import gc
 import json
 import os
+import pwd
+import re
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -464,6 +469,14 @@ def test_a_server_that_is_down_costs_seconds(tmp_path: Path) -> None:
             assert time.monotonic() - started < 30  # MLflow alone would try for 100 s and more
 
 
+def test_a_database_whose_driver_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        plan = plan_at(tmp_path, uri=f"postgresql+psycopg2://127.0.0.1:{there.getsockname()[1]}/runs")
+        with pytest.raises(SpecError, match=r"tracking\.uri: needs the Python package 'psycopg2'"):
+            tracker(plan)
+
+
 def test_a_server_that_dies_costs_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes connections and answers nothing, as behind a gateway whose back is gone."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -785,6 +798,155 @@ def test_a_driver_killed_at_some_calls_leaves_nothing_double_or_missing(tmp_path
 @pytest.mark.slow
 def test_a_driver_killed_at_every_call_leaves_nothing_double_or_missing(tmp_path: Path, database: Path) -> None:
     assert kills(tmp_path, str(database), every=1) > 50
+
+
+# --- other stores ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of `mlflow server`, as `scaling ui` starts it."""
+    from scaling.tracking.server import server_command, server_environment
+
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = server_command(f"sqlite:///{folder / 'server.db'}", folder / "artifacts", "127.0.0.1", port)
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            command, env=server_environment(os.environ), stdout=log, stderr=log, cwd=folder, start_new_session=True
+        )
+    try:
+        await_health(f"http://127.0.0.1:{port}", process, folder / "log.txt")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def await_health(address: str, process: subprocess.Popen, log: Path) -> None:
+    until = time.monotonic() + 240
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+                assert answer.read() == b"OK"
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError(log.read_text()[-4000:])
+
+
+@pytest.mark.slow
+def test_a_server_has_it_all_over_http(tmp_path: Path, server: str, report: Path) -> None:
+    plan = at_store(plan_at(tmp_path), server, "whole")
+    life(plan, tracker(plan), report)
+    gone()
+    runs = mirrored(plan)
+    states = json.loads((plan.runs[0].dir.path / "mlflow.json").read_text())
+    assert states[server]["run_id"] == runs[plan.runs[0].dir.run].info.run_id
+    _, (sweep,), client = contents(plan)
+    assert {a.path for a in client.list_artifacts(sweep.info.run_id)} == {"report", "sweep.yaml"}
+    fetched = client.download_artifacts(runs[plan.runs[0].dir.run].info.run_id, "metrics.jsonl", str(tmp_path))
+    assert Path(fetched).read_text() == (plan.runs[0].dir.path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_any_call_to_a_server_leaves_nothing_double_or_missing(tmp_path: Path, server: str) -> None:
+    assert kills(tmp_path, server, every=2) > 20
+
+
+@pytest.mark.slow
+def test_the_browser_gets_its_page_and_a_run_with_its_files(tmp_path: Path, server: str, report: Path) -> None:
+    plan = at_store(plan_at(tmp_path), server, "browsed")
+    life(plan, tracker(plan), report)
+
+    def fetch(path: str, body: dict[str, Any] | None = None) -> str:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(server + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(answer.read().decode())
+
+    page = fetch("/")
+    scripts = re.findall(r'src="([^"]+\.js)"', page)
+    assert "<title>MLflow</title>" in page
+    assert scripts
+    assert all(fetch("/" + script.lstrip("./")) for script in scripts)
+    run_id = mirrored(plan)[plan.runs[0].dir.run].info.run_id
+    metrics = fetch(f"/get-artifact?path=metrics.jsonl&run_uuid={run_id}")
+    assert metrics == (plan.runs[0].dir.path / "metrics.jsonl").read_text()
+
+
+def test_the_server_is_small_quiet_and_told_its_store() -> None:
+    from scaling.tracking.server import server_command, server_environment
+
+    command = server_command("sqlite:////data/mlflow.db", Path("/data/artifacts"), "0.0.0.0", 5001)
+    assert command[1:4] == ["-m", "mlflow", "server"]
+    options = dict(zip(command[4::2], command[5::2], strict=True))
+    assert options == {
+        "--backend-store-uri": "sqlite:////data/mlflow.db",
+        "--artifacts-destination": "/data/artifacts",
+        "--host": "0.0.0.0",
+        "--port": "5001",
+        "--workers": "1",
+    }
+    environment = server_environment({"MLFLOW_DISABLE_TELEMETRY": "false", "HOME": "/root"})
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "false"  # the user's word counts
+
+
+def test_a_store_that_is_a_server_is_only_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from scaling.tracking import serve
+
+    assert serve("http://lab:5000", tmp_path, "127.0.0.1", 5000) == 0
+    assert "http://lab:5000" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a PostgreSQL server of our own, on a free port of this machine."""
+    pytest.importorskip("psycopg2", reason="no psycopg2 to reach PostgreSQL with")
+    there = sorted(Path("/usr/lib/postgresql").glob("*/bin")) + [Path(p).parent for p in [shutil.which("initdb")] if p]
+    if not there:
+        pytest.skip("no PostgreSQL server on this machine (Debian: apt-get install postgresql)")
+    as_user = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        names = {entry.pw_name for entry in pwd.getpwall()} & {"postgres", "nobody"}
+        if not names or not shutil.which("runuser"):
+            pytest.skip("root without runuser or a user to run PostgreSQL as")
+        as_user = ["runuser", "-u", max(names), "--"]
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:  # a socket's path has to be short
+        os.chmod(folder, 0o777)
+        data, binaries = Path(folder) / "data", there[-1]
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+
+        def call(*command: object) -> None:
+            subprocess.run([*as_user, *map(str, command)], check=True, capture_output=True, cwd=folder)
+
+        call(binaries / "initdb", "-D", data, "-U", "scaling", "-A", "trust", "--no-sync")
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
+        call(binaries / "pg_ctl", "-D", data, "-w", "-l", f"{folder}/log.txt", "-o", options, "start")
+        try:
+            yield f"postgresql+psycopg2://scaling@127.0.0.1:{port}/postgres"
+        finally:
+            call(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+@pytest.mark.slow
+def test_postgresql_has_it_all(tmp_path: Path, postgres: str, report: Path) -> None:
+    plan = at_store(plan_at(tmp_path), postgres, "whole")
+    life(plan, tracker(plan), report)
+    gone()
+    mirrored(plan)
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_any_call_to_postgresql_leaves_nothing_double_or_missing(
+    tmp_path: Path, postgres: str
+) -> None:
+    assert kills(tmp_path, postgres, every=2) > 20
 
 
 if __name__ == "__main__":
