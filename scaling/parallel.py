@@ -180,7 +180,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return total(gradients[0].clone())[ctx.at : ctx.at + ctx.n], None, None
+        return total(gradients[0].clone(memory_format=torch.contiguous_format))[ctx.at : ctx.at + ctx.n], None, None
 
 
 def gather(mine: Tensor) -> tuple[Tensor, int]:
