@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from scaling.cost import Evidence
 from scaling.launch.launcher import Node
 from scaling.plan import Plan
 from scaling.planned import PlannedRun, Standing
-from scaling.preflight import changed_data, disk_bytes, over_budget, preflight, slots, warnings
+from scaling.preflight import changed_data, disk_bytes, free_bytes, over_budget, preflight, slots, warnings
 from scaling.runbody import Usage, usage
 from scaling.sizing import Allotment, Sizer
 
@@ -119,9 +118,8 @@ class Bill:
         return disk_bytes([line.run for line in self.to_do], self.at_once)
 
     @property
-    def disk_free(self) -> int | None:
-        there = next((folder for folder in (self.plan.root, *self.plan.root.parents) if folder.exists()), None)
-        return shutil.disk_usage(there).free if there else None
+    def disk_free(self) -> int:
+        return free_bytes(self.plan.root)
 
     @property
     def question(self) -> str | None:
@@ -176,8 +174,10 @@ def flops_left(line: Line) -> float:
     return 0.0 if line.standing.record is not None else line.run.cost.train_flops
 
 
-def bill_of(plan: Plan, nodes: Sequence[Node], calibrations: Sequence[Calibration] | None = None) -> Bill:
-    """For these nodes, by what was finished and calibrated under the plan's root."""
+def bill_of(
+    plan: Plan, nodes: Sequence[Node], calibrations: Sequence[Calibration] | None = None, *, check: bool = True
+) -> Bill:
+    """For these nodes, by what was finished and calibrated under the plan's root; `check` looks for problems too."""
     known = load_calibrations(plan.root) if calibrations is None else calibrations
     standings, sizer = plan.standings(), Sizer(plan, nodes, known)
     evidence = Evidence(plan.measured(standings))
@@ -203,7 +203,7 @@ def bill_of(plan: Plan, nodes: Sequence[Node], calibrations: Sequence[Calibratio
         nodes=nodes,
         lines=lines,
         used=usage(plan.sweep.name, (run.dir for run in plan.unique().values())),
-        problems=[str(problem) for problem in preflight(plan, nodes, known)],
+        problems=[str(problem) for problem in preflight(plan, nodes, known)] if check else [],
         warnings=notes,
     )
 

@@ -155,10 +155,10 @@ def _against(used: float, allowed: float | None, unit: str) -> str:
 
 
 def _eta(now: Snapshot) -> str:
+    if now.eta_seconds is None:
+        return "ETA estimating" if now.running else ""
     if not now.running and not any(now.waiting.values()):
         return ""
-    if now.eta_seconds is None:
-        return "ETA estimating"
     spread = f" +- {roughly(now.eta_spread)}" if now.eta_spread else ""
     return f"ETA {duration(now.eta_seconds)}{spread}"
 
@@ -195,16 +195,16 @@ class View:
             self.say(f"[{duration(elapsed)}] {headline(now)}")
 
 
-def standing(now: Snapshot, rows: int = 40) -> Group:
-    """The same picture for `scaling status`, which knows no beginning."""
-    return _table(now, "", rows)
+def standing(now: Snapshot, rows: int = 40, *, bar: bool = True) -> Group:
+    """The same picture for `scaling status`, which knows no beginning; without the bar for a file."""
+    return _table(now, "", rows, bar=bar)
 
 
-def _table(now: Snapshot, more: str, rows: int) -> Group:
+def _table(now: Snapshot, more: str, rows: int, *, bar: bool = True) -> Group:
     over = now.done + sum(now.failed.values()) + now.cancelled
-    bar = ProgressBar(total=max(1, now.total), completed=over, width=40)
-    first = Text(" | ".join(part for part in (headline(now), more) if part))
-    lines: list[RenderableType] = [first, Padding(bar)]
+    lines: list[RenderableType] = [Text(" | ".join(part for part in (headline(now), more) if part))]
+    if bar:
+        lines.append(Padding(ProgressBar(total=max(1, now.total), completed=over, width=40)))
     if not now.running:
         return Group(*lines)
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -6,7 +6,6 @@ Reads the root and the plan, starts nothing. Every problem found is reported at 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -34,7 +33,7 @@ def preflight(plan: Plan, nodes: Sequence[Node], calibrations: Sequence[Calibrat
     todo = [run for run in {run.dir.run: run for run in plan.runs}.values() if not run.done]
     sizer = Sizer(plan, nodes, load_calibrations(plan.root) if calibrations is None else calibrations)
     sized = [(run, sizer.size(run)) for run in todo]
-    unusable = list(_root(plan.root))
+    unusable = [problem] if (problem := unwritable(plan.root)) else []
     return [*_nodes(plan, nodes, sized), *unusable, *([] if unusable else _disk(plan, nodes, sized))]
 
 
@@ -115,16 +114,17 @@ def node_table(nodes: Sequence[Node]) -> str:
     return "\n".join(lines)
 
 
-def _root(root: Path) -> Iterator[Problem]:
-    """Writes a file where the runs will write theirs."""
-    probe = root / f".preflight-{uuid4().hex[:8]}"
+def unwritable(root: Path) -> Problem | None:
+    """Writes a file where the runs will write theirs, or where their folder will be made."""
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    probe = there / f".preflight-{uuid4().hex[:8]}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
         probe.write_text(probe.name)
         probe.unlink()
     except OSError as error:
         what = f"the root cannot be written: {error.strerror or error}; give another `root:` in the YAML"
-        yield Problem(where=str(root), what=what)
+        return Problem(where=str(root), what=what)
+    return None
 
 
 def disk_bytes(runs: Sequence[PlannedRun], at_once: int) -> tuple[int, int]:
@@ -136,6 +136,11 @@ def disk_bytes(runs: Sequence[PlannedRun], at_once: int) -> tuple[int, int]:
     kept = sum(run.cost.encoder_bytes for run in todo)
     largest = sorted((run.cost.checkpoint_bytes for run in todo), reverse=True)
     return kept, 2 * sum(largest[: max(1, at_once)])
+
+
+def free_bytes(root: Path) -> int:
+    """Of the disk that holds the root, or will."""
+    return shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
 
 
 def slots(nodes: Sequence[Node], wanted: Resources) -> int:
@@ -152,7 +157,7 @@ def _disk(plan: Plan, nodes: Sequence[Node], sized: Sized) -> Iterator[Problem]:
         return
     smallest = min((allotment.resources for _, allotment in sized), key=lambda r: (r.gpus, r.cpus))
     kept, passing = disk_bytes([run for run, _ in sized], slots(nodes, smallest))
-    free = shutil.disk_usage(plan.root).free
+    free = free_bytes(plan.root)
     if kept + passing + RESERVE > free:
         what = (
             f"the sweep will write {size(kept)} of encoders and up to {size(passing)} of checkpoints, "
@@ -200,13 +205,13 @@ def over_budget(plan: Plan, used: float, estimate: float | None, *, unit: str = 
 
 def warnings(plan: Plan, nodes: Sequence[Node]) -> Iterator[str]:
     """What may go wrong, a line each."""
-    if _in_memory(plan.root):
+    if in_memory(plan.root):
         yield f"{plan.root} lies in memory (tmpfs): a reboot takes the runs away, and they take memory from others"
-    if os.access(plan.root, os.W_OK) and shutil.disk_usage(plan.root).free < 5 * RESERVE:
-        yield f"{plan.root} has only {size(shutil.disk_usage(plan.root).free)} free"
+    if free_bytes(plan.root) < 5 * RESERVE:
+        yield f"the disk of {plan.root} has only {size(free_bytes(plan.root))} free"
 
 
-def _in_memory(root: Path) -> bool:
+def in_memory(root: Path) -> bool:
     """Whether the deepest mount above `root` is tmpfs; False where the system does not say."""
     try:
         mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]

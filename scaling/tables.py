@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 
 from scaling.bill import Bill, Line, flops_left
+from scaling.calibration import Calibration
 from scaling.catalog import ALGORITHMS, MODELS, PROBES, SOURCES
 from scaling.grid import Excluded
 from scaling.live import duration, size
@@ -163,17 +164,17 @@ def counts(standings: Iterator[Standing]) -> str:
 def plan_summary(bill: Bill) -> Iterator[str]:
     """The totals, a line each."""
     n_same = len(bill.lines) - len(bill.own)
-    flops = quantity(sum(flops_left(line) for line in bill.to_do))
+    flops = sum(flops_left(line) for line in bill.to_do)
     yield (
         f"{bill.plan.sweep.name}: {len(bill.own)} runs, {len(bill.own) - len(bill.to_do)} done, {len(bill.to_do)} to do"
-        f" ({flops}FLOPs), {len(bill.plan.excluded)} points excluded, {len(bill.plan.tasks)} tasks probed"
+        f"{f' ({quantity(flops)}FLOPs)' if flops else ''}, {len(bill.plan.excluded)} points excluded, {len(bill.plan.tasks)} tasks probed"
         + (f", {n_same} points are the same run as another" if n_same else "")
     )
     if bill.to_do:
         yield _time_in_all(bill)
         kept, passing = bill.disk
-        free = f"; {size(bill.disk_free)} free" if bill.disk_free is not None else ""
-        yield f"disk: {size(kept)} of encoders for good, up to {size(passing)} of checkpoints meanwhile{free}"
+        free = f"{size(bill.disk_free)} free"
+        yield f"disk: {size(kept)} of encoders for good, up to {size(passing)} of checkpoints meanwhile; {free}"
     yield from _budget(bill)
     for problem in bill.problems:
         yield f"`scaling run` would refuse on this machine: {problem}"
@@ -227,7 +228,26 @@ def plan_legend(bill: Bill) -> Iterator[str]:
         yield "; ".join(marks)
     tracking = bill.plan.sweep.tracking
     yield f"runs: {bill.plan.root / 'runs'}; MLflow: {bill.plan.tracking_uri}, experiment {tracking.experiment}"
-    yield f"machine:\n{node_table(bill.nodes)}"
+    yield f"machine: {node_table(bill.nodes).strip()}"
+
+
+def calibration_table(found: Sequence[Calibration]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("device", "model", "algorithm"):
+        table.add_column(heading)
+    for heading in ("batch", "memory", "host memory", "images/s"):
+        table.add_column(heading, justify="right")
+    for c in sorted(found, key=lambda c: (c.device, c.algorithm, c.memory_bytes)):
+        table.add_row(
+            c.device,
+            c.model,
+            c.algorithm,
+            f"{c.batch_size // c.n_micro} x {c.n_micro}" if c.n_micro > 1 else str(c.batch_size),
+            size(c.memory_bytes),
+            size(c.host_memory_bytes),
+            f"{c.images_per_second:,.0f}",
+        )
+    return table
 
 
 # --- scaling status ----------------------------------------------------------------------------------------------

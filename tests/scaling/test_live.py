@@ -53,7 +53,7 @@ def test_the_headline_accounts_for_every_run() -> None:
 
 def test_the_headline_says_nothing_of_what_is_not_there() -> None:
     assert headline(Snapshot(total=3, done=3)) == "3/3 done, 0 running"
-    assert headline(Snapshot(total=3, done=1, waiting={"": 2})) == "1/3 done, 0 running, 2 waiting | ETA estimating"
+    assert headline(Snapshot(total=3, done=1, waiting={"": 2})) == "1/3 done, 0 running, 2 waiting"
     told = Snapshot(total=3, done=1, diverged=1, cancelled=2, cpu_hours=0.25, note="paused")
     assert headline(told) == "1/3 done, 0 running, 1 diverged, 2 cancelled | 0.25 CPU-h | paused"
 
