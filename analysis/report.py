@@ -18,6 +18,7 @@ from analysis.correlate import correlate
 from analysis.figures import benefit as benefit_figure
 from analysis.figures import correlation as correlation_figure
 from analysis.figures import error as error_figure
+from analysis.figures import tuning as tuning_figure
 from analysis.figures.error import Curve, References, curves, unplaced
 from analysis.figures.style import Figure, save
 from analysis.observations import (
@@ -105,6 +106,32 @@ class Writer:
             shutil.copyfile(gallery, copy)
             blocks.append(Picture(name="gallery", caption=what, path=copy))
         return Section(title="What was run", blocks=blocks)
+
+    def tuning(self, rows: pd.DataFrame) -> Section:
+        """Trials, best values and the rule; `rows` as `scaling.records.TUNING_COLUMNS`."""
+        by_loss = np.allclose(*rows.loc[rows["status"] == "done", ["loss", "score"]].to_numpy(float).T)
+        judged = "pretraining loss" if by_loss else "validation error, 1 - AUC"
+        picture = (
+            f"Tuning: {judged} of the trials against the learning rate, and the learning rate of every size by the "
+            "rule. A ring is the best of its anchor; a hollow triangle was stopped early and stands at the loss it had "
+            "then; a cross diverged or failed. Bars reach to the neighbouring trials; without one nothing was tried on "
+            "that side."
+        )
+        best = (
+            f"Best finished trial of each anchor by {judged}, which compares trials of one algorithm only. One seed "
+            "per trial: a runner-up nearly as good means that the optimum is no better known than their distance; the "
+            "neighbours tried, lr_below and lr_above, bracket it where loss has one minimum."
+        )
+        grid = "What the grid trains with: tried at this size, or by the rule between or beyond the anchors."
+        return Section(
+            title="Tuning",
+            blocks=[
+                self.picture("tuning", picture, tuning_figure.draw(rows, ylabel=judged)),
+                Numbers(name="tuning_best", caption=best, rows=tuning_figure.table(rows)),
+                Numbers(name="tuning_choices", caption=grid, rows=tuning_figure.choices(rows)),
+                Numbers(name="tuning_trials", caption="All trials.", rows=tuning_figure.trials(rows), most=20),
+            ],
+        )
 
     def along_axis(self, axis: str, title: str, panel_by: str, note: str) -> Section:
         found, blocks = self.along[axis], list[Block]()
@@ -268,6 +295,7 @@ def write(
     question: str = "",
     provenance: dict[str, str] | None = None,
     failures: pd.DataFrame | None = None,
+    tuning: pd.DataFrame | None = None,
     synthetic: bool = False,
     spec_text: str | None = None,
     gallery: Path | None = None,
@@ -277,6 +305,7 @@ def write(
     sections = [
         writer.in_short(),
         writer.what_was_run(gallery, synthetic=synthetic),
+        *([writer.tuning(tuning)] if tuning is not None else []),
         writer.along_axis("n_params", "Error against model size", "n_images", "Data are fixed within a curve."),
         writer.along_axis("n_images", "Error against data size", "model", "The model is fixed within a curve."),
         writer.along_axis("train_flops", "Error against compute", "n_images", writer.one_budget()),

@@ -7,20 +7,37 @@ sweep as it stands now, so a size added to the grid needs no trial.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from scaling.config import Sweep
 from scaling.cost import cost_of
+from scaling.data.source import Source
+from scaling.document import Document
 from scaling.errors import RunFailed
 from scaling.grid import spec
 from scaling.options import Options
 from scaling.plan import plan_path
+from scaling.records import TUNING_COLUMNS
 from scaling.rundir import read_json, write_json
-from scaling.trials import Tried, algorithms_of, groups_of, key_of, models_of, point_of, with_setting
-from scaling.tuning import Setting, Tune, rounded
+from scaling.trials import (
+    Tried,
+    algorithms_of,
+    all_trials,
+    groups_of,
+    key_of,
+    look,
+    models_of,
+    point_of,
+    root_of,
+    stopped_early,
+    trial_plan,
+    with_setting,
+)
+from scaling.tuning import DEFAULT_TRIALS, Setting, Tune, rounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +222,61 @@ def warnings(tune: Tune, tried: Sequence[Tried], best: Sequence[Best], choices: 
         yield "the power rule has one anchor, so every size takes its lr; add a second anchor for a slope"
     if tune.criterion == "loss" and any(c.algorithm == "dinov2" for c in choices):
         yield "dinov2's loss depends on its teacher and is low after a collapse too; criterion: probe is sounder for it"
+
+
+def rows_of(tuning: Tuning) -> Iterator[dict[str, Any]]:
+    """The tuning table, as `records.TUNING_COLUMNS`."""
+    best = {b.run for b in tuning.best}
+    for t in tuning.tried:
+        kept = {name: getattr(t, name) for name in TUNING_COLUMNS if hasattr(t, name)}
+        yield {**kept, "kind": "trial", "best": t.run in best}
+    lines = {line.algorithm: line for line in tuning.lines}
+    for c in tuning.choices:
+        kept = {name: getattr(c, name) for name in TUNING_COLUMNS if hasattr(c, name)}
+        line = lines.get(c.algorithm)
+        law = {"slope": line.slope, "intercept": line.intercept} if line else {}
+        yield {**kept, **law, "kind": "choice", "status": c.how}
+
+
+def words(sweep: Sweep, document: Document, source: Source) -> Iterator[str]:
+    """What a plan says of the stage: its trials and how they stand, or what was chosen; nothing without `tune:`."""
+    if sweep.tune is None:
+        return
+    tuning = finished(sweep, root_of(sweep))
+    if tuning is not None:
+        yield from outcome(tuning)
+        return
+    plan = trial_plan(sweep, document, source)
+    trials, stopped = all_trials(plan, sweep), stopped_early(sweep)
+    by_probe = sweep.tune.criterion == "probe"
+    standing = Counter(look(trial, stopped, by_probe=by_probe).status for trial in trials)
+    groups = groups_of(sweep)
+    n = len(groups) * (sweep.tune.trials or DEFAULT_TRIALS) if sweep.tune.method == "optuna" else len(trials)
+    flops = sum(run.cost.train_flops for run in plan.runs) * n / len(groups)
+    at = point_of(sweep, groups[0])
+    where = ", ".join("/".join(group) for group in groups)
+    stands = ", ".join(f"{count} {status}" for status, count in standing.items() if status != "waiting")
+    yield (
+        f"tune: {n} trials by {sweep.tune.method} at {where}, each on {at.n_images:,} images of {at.mixture}, "
+        f"at most {flops:.3g} FLOPs in all{f'; {stands}' if stands else ''}"
+    )
+    yield "tune: the grid's learning rates follow from these trials; until then its runs stand with the YAML's own"
+
+
+def outcome(tuning: Tuning) -> Iterator[str]:
+    """What was chosen, how sure that is, and what to hold against it."""
+    for b in tuning.best:
+        runner_up = f"; runner-up {b.runner_up_score:.4g} at lr {b.runner_up_lr:g}" if b.runner_up_lr else ""
+        setting = Setting(lr=b.lr, weight_decay=b.weight_decay)
+        yield f"tuned {b.algorithm}/{b.model}: {setting}, {tuning.criterion} {b.score:.4g}{runner_up}"
+    lines = {line.algorithm: line for line in tuning.lines}
+    for algorithm in dict.fromkeys(c.algorithm for c in tuning.choices):
+        mine = ", ".join(f"{c.model} {c.lr:g}" for c in tuning.choices if c.algorithm == algorithm)
+        line = lines.get(algorithm)
+        law = f", lr ~ n_params^{line.slope:.3g}" if line and tuning.rule == "power" else ""
+        yield f"tuned {algorithm} by the rule {tuning.rule}{law}: lr {mine}"
+    for warning in tuning.warnings:
+        yield f"tuned, but {warning}"
 
 
 # --- the file, and what the grid takes from it ------------------------------------------------------------------

@@ -53,6 +53,25 @@ TASK_COLUMNS: dict[str, str] = {
 }
 """Task table: one row per task; the features that `analysis.features` computes are further columns."""
 
+TUNING_COLUMNS: dict[str, str] = {
+    "kind": "trial: a run at an anchor; choice: what a model of the grid trains with",
+    "algorithm": "SSL objective",
+    "model": "encoder size, a name of the ladder",
+    "n_params": "trainable parameters of the encoder",
+    "lr": "base of the learning rate",
+    "weight_decay": "at the start; missing where it was not tuned",
+    "status": "trial: done | stopped (early) | diverged | failed; choice: tried | between anchors | beyond anchors",
+    "run": "fingerprint of a trial's run",
+    "step": "optimiser steps a trial did",
+    "n_steps": "optimiser steps of a whole trial",
+    "loss": "mean pretraining loss over the last tenth of the steps done",
+    "score": "what finished trials are judged by, lower is better: the loss or the validation error of a read-out",
+    "best": "whether a trial is the best of its anchor",
+    "slope": "of a choice: exponent of lr in n_params by the rule; missing where the rule has no line",
+    "intercept": "of a choice: ln lr at one parameter by the rule",
+}
+"""Tuning table: one row per trial and one per algorithm and model of the grid."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:

@@ -15,11 +15,12 @@ import pandas as pd
 
 from analysis import report as analysis_report
 from analysis.features import compute
+from scaling.choice import finished, rows_of
 from scaling.data.cache import cached_task
 from scaling.data.contact_sheet import contact_sheet, sample
 from scaling.data.source import TaskInfo
 from scaling.plan import Plan, PlannedRun, source_of
-from scaling.records import COLUMNS, ProbeResult, RunRecord
+from scaling.records import COLUMNS, TUNING_COLUMNS, ProbeResult, RunRecord
 from scaling.rundir import read_json, write_json, write_whole
 
 VERSIONS = ("numpy", "scipy", "torch", "timm", "scikit-learn", "ray", "mlflow")
@@ -79,6 +80,12 @@ def _task_row(plan: Plan, info: TaskInfo) -> dict[str, Any]:
     return dict(row)
 
 
+def tuning_table(plan: Plan) -> pd.DataFrame | None:
+    """Trials and choices of the sweep's tuning; None without one."""
+    tuning = finished(plan.sweep, plan.root)
+    return None if tuning is None else pd.DataFrame(rows_of(tuning), columns=list(TUNING_COLUMNS))
+
+
 def failures(plan: Plan) -> pd.DataFrame:
     """Runs without a result: which, why, and where the log is."""
     rows = [
@@ -134,6 +141,7 @@ def write(plan: Plan, out: Path) -> Path:
         question=plan.sweep.question,
         provenance=provenance(plan),
         failures=failures(plan),
+        tuning=tuning_table(plan),
         synthetic=plan.synthetic,
         spec_text=plan.document.text,
         gallery=gallery,

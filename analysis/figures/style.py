@@ -43,11 +43,13 @@ def styled() -> Iterator[None]:
         yield
 
 
-def panels(rows: int, columns: int, *, width: float = 3.1, height: float = 2.6) -> tuple[Figure, list[list[Axes]]]:
+def panels(
+    rows: int, columns: int, *, width: float = 3.1, height: float = 2.6, sharey: bool = True
+) -> tuple[Figure, list[list[Axes]]]:
     """A figure with its own canvas, so that no window system and no global state is touched."""
     spaced = ConstrainedLayoutEngine(wspace=0.05, hspace=0.05)  # so that neighbours' tick labels do not touch
     figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout=spaced)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
     return figure, [list(row) for row in grid]
 
 
