@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +69,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
+@contextmanager
+def private_cluster(**head: Any) -> Iterator[Any]:
     """A head that carries no runs; nodes are the test's to add."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}.items():
@@ -76,10 +78,16 @@ def cluster() -> Iterator[Any]:
         patch.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False, "_system_config": WATCH}
-        made = Cluster(initialize_head=True, head_node_args=head)
+        settings = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False, "_system_config": WATCH}
+        made = Cluster(initialize_head=True, head_node_args={**settings, **head})
         yield made
         made.shutdown()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    with private_cluster() as made:
+        yield made
 
 
 def add(cluster: Any, cpus: int = 1, **more: Any) -> Any:
@@ -309,6 +317,31 @@ def test_a_node_that_does_not_see_the_root_is_refused_by_name(
     finally:
         os.killpg(blind.pid, signal.SIGTERM)
         blind.wait(60)
+
+
+# --- submission -----------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_submitted_as_a_ray_job_runs_on_the_cluster(tmp_path: Path, sweep_file: Callable[..., Path]) -> None:
+    pytest.importorskip("aiohttp_cors", reason="Ray's job server needs the extra `cluster`", exc_type=ImportError)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    sweep = sweep_file(text=SWEEP.replace("images_seen: 8000", "images_seen: 160"))
+    command = f"{sys.executable} -m scaling.cli run {sweep} --launcher ray --tracking none --no-report"
+    with private_cluster(include_dashboard=True, dashboard_port=port) as cluster:
+        add(cluster, 1)
+        from ray.job_submission import JobStatus, JobSubmissionClient
+
+        client = JobSubmissionClient(f"http://127.0.0.1:{port}")
+        job = client.submit_job(entrypoint=command, submission_id="sweep", metadata={"of": "a test"})
+        until(lambda: client.get_job_status(job).is_terminal())
+        log = client.get_job_logs(job)
+        assert client.get_job_status(job) == JobStatus.SUCCEEDED, log
+    (record,) = (tmp_path / "state" / "runs").glob("*/result.json")
+    assert json.loads(record.read_text())["status"] == "done"
+    # The run was carried by the cluster that the job was submitted to.
+    assert "Traceback" not in (record.parent / "log.txt").read_text()
 
 
 # --- the driver -----------------------------------------------------------------------------------------------------
