@@ -734,43 +734,61 @@ def in_child(do: Callable[[], None]) -> int:
 KILLED = 9
 
 
-def kill_everywhere(plan: Plan, folder: Path, store: str, report: Path, every: int) -> int:
-    """Ends the process at a call to the store, before and after it took effect, and recovers; the number of kills.
+def points(plan: Plan, folder: Path, store: str, report: Path, which: str) -> list[tuple[int, bool]]:
+    """Calls to be killed at, and whether after they took effect: the first of each kind after, or all before and after.
 
-    `store`: a URI, used with an experiment for each kill, or an empty database that is copied. `every`: at each call,
-    or at each second one and so on.
+    `which`: kinds | half | all.
     """
-    n = 0
-    for at in range(0, 1000, every):
-        for after in (False, True):
-            here = moved(plan, folder / f"{at}{'after' * after}")
-            here.root.mkdir()
-            if "://" in store:
-                here = at_store(here, store, here.root.name)
-            else:
-                shutil.copy(store, here.root / "mlflow.db")
+    here, listed = placed(plan, folder / "whole", store), folder / "calls.json"
 
-            def live(here: Plan = here, at: int = at, after: bool = after) -> None:
-                Faulty.reset(at, after=after, fail=lambda: os._exit(KILLED))
-                life(here, tracker(here), report)
+    def listing() -> None:
+        Faulty.reset()
+        life(here, tracker(here), report)
+        mirrored(here)
+        listed.write_text(json.dumps(Faulty.calls))
 
-            def heal(here: Plan = here, at: int = at, after: bool = after) -> None:
-                Faulty.reset()
-                (recover_by_sync if (at + after) % 3 == 0 else recover)(here, report)
-                mirrored(here)
-
-            code = in_child(live)
-            if code == 0:
-                assert in_child(lambda here=here: mirrored(here)) == 0
-                return n
-            assert code == KILLED, f"call {at}: the first process ended with {code}"
-            assert in_child(heal) == 0, f"killed {'after' if after else 'before'} call {at}"
-            shutil.rmtree(here.root)
-            n += 1
-    raise AssertionError("a life of more than 1000 calls")
+    assert in_child(listing) == 0, "a life without a kill"
+    calls = json.loads(listed.read_text())
+    assert {"create_run", "log_batch", "log_inputs", "set_terminated", "log_artifact"} <= set(calls)
+    if which == "kinds":
+        return [(calls.index(name), True) for name in dict.fromkeys(calls)]
+    return [(at, after) for at in range(0, len(calls), 2 if which == "half" else 1) for after in (False, True)]
 
 
-def main(folder: Path, store: str, every: int) -> None:
+def placed(plan: Plan, root: Path, store: str) -> Plan:
+    here = moved(plan, root)
+    here.root.mkdir()
+    if "://" in store:
+        return at_store(here, store, root.name)
+    shutil.copy(store, here.root / "mlflow.db")
+    return here
+
+
+def kill_everywhere(plan: Plan, folder: Path, store: str, report: Path, which: str) -> int:
+    """Ends the process at calls to the store and recovers in another; the number of kills.
+
+    `store`: a URI, used with an experiment for each kill, or an empty database that is copied.
+    """
+    kills = points(plan, folder, store, report, which)
+    for at, after in kills:
+        here = placed(plan, folder / f"{at}{'after' * after}", store)
+
+        def live(here: Plan = here, at: int = at, after: bool = after) -> None:
+            Faulty.reset(at, after=after, fail=lambda: os._exit(KILLED))
+            life(here, tracker(here), report)
+
+        def heal(here: Plan = here, at: int = at) -> None:
+            Faulty.reset()
+            (recover_by_sync if at % 3 == 0 else recover)(here, report)
+            mirrored(here)
+
+        assert in_child(live) == KILLED
+        assert in_child(heal) == 0, f"killed {'after' if after else 'before'} call {at}"
+        shutil.rmtree(here.root)
+    return len(kills)
+
+
+def main(folder: Path, store: str, which: str) -> None:
     import scaling.tracking.store
 
     scaling.tracking.store.MlflowClient = Faulty  # type: ignore[misc]
@@ -778,26 +796,28 @@ def main(folder: Path, store: str, every: int) -> None:
     report.mkdir(parents=True)
     (report / "report.html").write_text("<p>found")
     started = time.monotonic()
-    n = kill_everywhere(plan_at(folder), folder, store, report, every)
+    n = kill_everywhere(plan_at(folder), folder, store, report, which)
     print(json.dumps({"kills": n, "seconds": round(time.monotonic() - started, 1)}))
 
 
-def kills(folder: Path, store: str, every: int) -> int:
+def kills(folder: Path, store: str, which: str) -> int:
     """`main` in a process that forks at its ease: one thread, no pytest."""
-    command = [sys.executable, __file__, str(folder / "kills"), store, str(every)]
+    command = [sys.executable, __file__, str(folder / "kills"), store, which]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return int(json.loads(done.stdout.splitlines()[-1])["kills"])
 
 
-def test_a_driver_killed_at_some_calls_leaves_nothing_double_or_missing(tmp_path: Path, database: Path) -> None:
-    assert kills(tmp_path, str(database), every=8) > 5
+def test_a_driver_killed_at_a_call_of_each_kind_leaves_nothing_double_or_missing(
+    tmp_path: Path, database: Path
+) -> None:
+    assert kills(tmp_path, str(database), "kinds") > 10
 
 
 @pytest.mark.slow
 def test_a_driver_killed_at_every_call_leaves_nothing_double_or_missing(tmp_path: Path, database: Path) -> None:
-    assert kills(tmp_path, str(database), every=1) > 50
+    assert kills(tmp_path, str(database), "all") > 50
 
 
 # --- other stores ---------------------------------------------------------------------------------------------------
@@ -853,7 +873,7 @@ def test_a_server_has_it_all_over_http(tmp_path: Path, server: str, report: Path
 
 @pytest.mark.slow
 def test_a_driver_killed_at_any_call_to_a_server_leaves_nothing_double_or_missing(tmp_path: Path, server: str) -> None:
-    assert kills(tmp_path, server, every=2) > 20
+    assert kills(tmp_path, server, "half") > 20
 
 
 @pytest.mark.slow
@@ -946,8 +966,8 @@ def test_postgresql_has_it_all(tmp_path: Path, postgres: str, report: Path) -> N
 def test_a_driver_killed_at_any_call_to_postgresql_leaves_nothing_double_or_missing(
     tmp_path: Path, postgres: str
 ) -> None:
-    assert kills(tmp_path, postgres, every=2) > 20
+    assert kills(tmp_path, postgres, "half") > 20
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
