@@ -165,11 +165,15 @@ def plan_summary(bill: Bill) -> Iterator[str]:
     """The totals, a line each."""
     n_same = len(bill.lines) - len(bill.own)
     flops = sum(flops_left(line) for line in bill.to_do)
-    yield (
-        f"{bill.plan.sweep.name}: {len(bill.own)} runs, {len(bill.own) - len(bill.to_do)} done, {len(bill.to_do)} to do"
-        f"{f' ({quantity(flops)}FLOPs)' if flops else ''}, {len(bill.plan.excluded)} points excluded, {len(bill.plan.tasks)} tasks probed"
-        + (f", {n_same} points are the same run as another" if n_same else "")
-    )
+    parts = [
+        f"{len(bill.own)} runs",
+        f"{len(bill.own) - len(bill.to_do)} done",
+        f"{len(bill.to_do)} to do" + (f" ({quantity(flops)}FLOPs)" if flops else ""),
+        f"{len(bill.plan.excluded)} points excluded",
+        f"{len(bill.plan.tasks)} tasks probed",
+        *([f"{n_same} points are the same run as another"] if n_same else []),
+    ]
+    yield f"{bill.plan.sweep.name}: {', '.join(parts)}"
     if bill.to_do:
         yield _time_in_all(bill)
         kept, passing = bill.disk

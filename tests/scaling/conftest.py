@@ -8,6 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scaling.config import load
+from scaling.failures import FailureClass
+from scaling.plan import Plan, PlannedRun, make_plan, open_source
+from scaling.records import RunRecord, Status
+from scaling.rundir import append_line, write_json
+
 GOOD = """\
 name: tiny
 question: Does the path hold?
@@ -73,3 +79,61 @@ def packs(tmp_path: Path) -> Path:
     pack("shapes", (28, 28), 2, classes=np.array(["slice", "film"]))
     pack("cells", (28, 28, 3), 3)
     return folder
+
+
+@pytest.fixture
+def plan_of(sweep_file: Callable[..., Path]) -> Callable[..., Plan]:
+    """Plans the good sweep, after the replacements given."""
+
+    def make(*replacements: tuple[str, str], text: str = GOOD) -> Plan:
+        sweep, document = load(sweep_file(*replacements, text=text))
+        sweep, source = open_source(sweep, document)
+        return make_plan(sweep, document, source)
+
+    return make
+
+
+class Pretend:
+    """Leaves run directories as workers and drivers would, without any work."""
+
+    def trained(self, run: PlannedRun, *, status: Status = "done", seconds: float = 10.0) -> None:
+        record = RunRecord(
+            run=run.dir.run,
+            status=status,
+            n_params=run.cost.n_params,
+            n_params_total=run.cost.n_params_total,
+            images_seen=64,
+            train_flops=run.cost.train_flops,
+            train_seconds=seconds,
+            train_loss=0.5,
+        )
+        write_json(run.dir.path / "result.json", record.to_json())
+
+    def done(self, run: PlannedRun, *, seconds: float = 10.0) -> None:
+        self.trained(run, seconds=seconds)
+        for fingerprint in run.tasks:
+            write_json(run.dir.path / "probes" / f"{fingerprint}.json", [])
+
+    def failed(self, run: PlannedRun, kind: FailureClass, error: str, log: str = "") -> None:
+        run.dir.lease("token")
+        run.dir.fail(kind, error)
+        (run.dir.path / "log.txt").write_text(log)
+
+    def stepped(self, run: PlannedRun, step: int, *, seconds: float = 1.0) -> None:
+        line = {"step": step, "loss": 0.25, "seconds": seconds, "images_seen": step * run.spec.batch_size}
+        append_line(run.dir.path / "metrics.jsonl", line)
+
+    def at_work(self, run: PlannedRun, phase: str = "pretrain") -> None:
+        """By this process."""
+        run.dir.lease("token")
+        run.dir.begin("token", phase)
+
+    def used(self, run: PlannedRun, sweep: str, *, gpu_hours: float = 0.0, cpu_hours: float = 0.0) -> None:
+        run.dir.log_attempt({"attempt": 1, "began": 0.0, "sweep": sweep})
+        spent = {"gpu_seconds": gpu_hours * 3600, "cpu_seconds": cpu_hours * 3600}
+        run.dir.log_attempt({"attempt": 1, "ended": 1.0, "outcome": "done", **spent})
+
+
+@pytest.fixture
+def pretend() -> Pretend:
+    return Pretend()
