@@ -101,7 +101,8 @@ class Attempt:
         """Drops logged steps that a resumed run writes again."""
         if self.writes:
             with self.run_dir.writing(self.token):
-                self.run_dir.keep_metrics_until(step)
+                if (self.path / "metrics.jsonl").exists():
+                    self.run_dir.keep_metrics_until(step)
 
     def clear_drafts(self, *names: str) -> None:
         """Removes what attempts that were killed while writing left of these files."""

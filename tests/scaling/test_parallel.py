@@ -212,12 +212,17 @@ def losses(run_dir: RunDir) -> list[float]:
     return [line["loss"] for line in run_dir.metrics()]
 
 
-@pytest.mark.parametrize("algorithm", ["mae", "dinov2"])
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [("mae", ""), ("dinov2", ""), ("dinov2", "centering: sinkhorn, drop_path: 0.2, ")],
+    ids=["mae", "dinov2", "dinov2 with sinkhorn and drop path"],
+)
 def test_two_ranks_have_the_loss_curve_and_the_encoder_of_one_process(
-    algorithm: str, made: Callable[..., RunDir]
+    algorithm: str, options: str, made: Callable[..., RunDir]
 ) -> None:
     # 15 images a step, so that the ranks' parts are uneven; DINOv2 with all its terms, KoLeo across ranks too.
-    one, two = made("one", algorithm), made("two", algorithm)
+    more = ("{lr", f"{{{options}lr") if algorithm == "mae" else ("{prototypes", f"{{{options}prototypes")
+    one, two = made("one", algorithm, more), made("two", algorithm, more)
     assert attempt(one.path, "mine") == EXIT_DONE
     assert torchrun(two).wait(180) == EXIT_DONE, two.log_tail()
     assert [line["step"] for line in two.metrics()] == list(range(1, N_STEPS + 1))

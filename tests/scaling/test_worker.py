@@ -21,9 +21,11 @@ from torch import Tensor
 from scaling import checkpoint, worker
 from scaling.algorithms.mae import MAE
 from scaling.config import load
+from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_STOPPED, FailureClass
+from scaling.parallel import Member
 from scaling.plan import Plan, make_plan, source_of
-from scaling.planned import PlannedRun
+from scaling.planned import Job, PlannedRun
 from scaling.probes.linear import Linear
 from scaling.rundir import RunDir, write_json
 from scaling.worker import attempt, calibrate
@@ -433,3 +435,46 @@ def test_a_calibration_that_fails_says_why(made: Callable[..., RunDir], monkeypa
     failure = run_dir.failure()
     assert failure is not None
     assert failure["kind"] == "gpu_oom"
+
+
+# --- the device -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Two GPUs that are not there; what was asked of torch about them."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.update(device=device))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: asked.update(share=share, of=device)
+    )
+    return asked
+
+
+def job_in(run_dir: RunDir, **changed: Any) -> Job:
+    return Job.model_validate_json((run_dir.path / "job.json").read_text()).model_copy(update=changed)
+
+
+def test_runs_that_share_a_gpu_are_held_to_their_share(made: Callable[..., RunDir], gpus: dict[str, Any]) -> None:
+    first = torch.device("cuda", 0)
+    assert worker._device(job_in(made(), use_gpu=True, gpu_share=0.25), Member()) == first
+    assert gpus == {"device": first, "share": 0.25, "of": first}
+
+
+def test_a_whole_gpu_is_not_limited(made: Callable[..., RunDir], gpus: dict[str, Any]) -> None:
+    worker._device(job_in(made(), use_gpu=True), Member())
+    assert gpus == {"device": torch.device("cuda", 0)}
+
+
+def test_each_rank_has_a_gpu_of_its_own(made: Callable[..., RunDir], gpus: dict[str, Any]) -> None:
+    job = job_in(made(), use_gpu=True)
+    assert worker._device(job, Member(rank=1, size=2, local_rank=1, local_size=2)) == torch.device("cuda", 1)
+    with pytest.raises(RunFailed, match="3 processes on this machine see 2 GPUs; one each"):
+        worker._device(job, Member(rank=2, size=3, local_rank=2, local_size=3))
+
+
+def test_a_run_without_a_gpu_leaves_those_it_sees_alone(made: Callable[..., RunDir], gpus: dict[str, Any]) -> None:
+    assert worker._device(job_in(made(), use_gpu=False), Member()) == torch.device("cpu")
+    assert gpus == {}
