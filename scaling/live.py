@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -71,11 +71,12 @@ class Snapshot:
     """What else one should know: paused, stopping, the budget is spent."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        counts = {"waiting": dict(self.waiting), "failed": dict(self.failed)}  # asdict would take a Counter apart
+        return {**vars(self), **counts, "running": [vars(run) for run in self.running]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Snapshot:
-        return cls(**{**values, "running": [Running(**run) for run in values["running"]]})
+        return cls(**{**values, "running": tuple(Running(**run) for run in values["running"])})
 
 
 def publish(folder: Path, now: Snapshot) -> None:

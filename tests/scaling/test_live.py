@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -16,9 +17,9 @@ from scaling.live import Running, Snapshot, View, duration, headline, publish, p
 NOW = Snapshot(
     total=48,
     done=12,
-    waiting={"node": 2, "slot": 29},
+    waiting=Counter({"node": 2, "slot": 29}),
     failed={"gpu_oom": 1},
-    running=[
+    running=(
         Running(
             name="vit_s/mae",
             node="n1",
@@ -33,7 +34,7 @@ NOW = Snapshot(
         Running(name="vit_b/mae", phase="probe organs", n_steps=0, loss=0.4),
         Running(name="vit_l/mae", n_steps=100),
         Running(name="vit_h/mae", n_steps=100),
-    ],
+    ),
     gpu_hours=31.42,
     gpu_hours_allowed=200,
     eta_seconds=18600,
