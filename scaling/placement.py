@@ -49,12 +49,16 @@ class Room:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.free = {n.name: _Free(n, n.cpus, n.memory, [1.0] * n.gpus) for n in nodes}
         self._kept: str | None = None
+        self._full: bool | None = None
+        """None until it is asked for again: of thousands of waiting runs each asks, and hardly any changes it."""
 
     @property
     def full(self) -> bool:
         """No node can take even the smallest run."""
-        smallest = Resources()
-        return not any(free.fits(smallest) for name, free in self.free.items() if name != self._kept)
+        if self._full is None:
+            smallest = Resources()
+            self._full = not any(free.fits(smallest) for name, free in self.free.items() if name != self._kept)
+        return self._full
 
     def place(self, wanted: Resources) -> Node | None:
         """The node it fits with least left over; runs without a GPU stay off nodes that have them, if they can."""
@@ -65,6 +69,7 @@ class Room:
     def take(self, node: str, wanted: Resources, *, strict: bool = True) -> None:
         """`strict=False` counts what already runs, also on a node that is gone or has shrunk."""
         if node in self.free:
+            self._full = None
             free = self.free[node]
             assert not strict or free.fits(wanted), f"{node} is oversubscribed by {wanted}"
             free.take(wanted)
@@ -74,5 +79,5 @@ class Room:
         whole = Room([free.node for free in self.free.values()])
         able = [free for name, free in self.free.items() if whole.free[name].fits(wanted)]
         best = max(able, key=lambda f: (sum(f.gpus), f.cpus), default=None)
-        self._kept = best.node.name if best else None
+        self._kept, self._full = best.node.name if best else None, None
         return self._kept

@@ -1,297 +1,46 @@
 """`make bench`: each number as a ratio to a peer or a limit, both measured in one run, because machines are noisy.
 
-Prints a Markdown table for results/benchmarks.md. Ours and the peer's repeats alternate; the ratio is that of medians.
+Prints a Markdown table for results/benchmarks.md; `python -m tests.benchmarks orchestration` only that module's rows.
+Ours and the peer's repeats alternate where they are short; the ratio is that of medians.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import importlib
 import os
 import platform
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from timm.models.vision_transformer import VisionTransformer
 
-from scaling.catalog import ALGORITHMS, MODELS
-from scaling.data.phantoms import Phantoms
-from scaling.data.views import normalise
-from scaling.models.shape import Shape
-from scaling.models.vit import Encoder, use_fused_attention
-from scaling.options import DinoV2Options, LearningRate, MaeOptions, PhantomsOptions, Recipe
-from scaling.parallel import Draws
-from scaling.probes.linear import path
-from scaling.probes.metrics import auc
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    what: str
-    ours: str
-    peer: str
-    ratio: float
-    """Above 1: ours is better."""
-    note: str = ""
-
-
-def compare(ours: Callable[[], Any], peer: Callable[[], Any], *, repeats: int = 5) -> tuple[float, float]:
-    """Median seconds of each, in turns, after one call of both that does not count."""
-    times: dict[int, list[float]] = {0: [], 1: []}
-    for turn in range(repeats + 1):
-        for which, do in enumerate((ours, peer)):
-            started = time.perf_counter()
-            do()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn:
-                times[which].append(time.perf_counter() - started)
-    return statistics.median(times[0]), statistics.median(times[1])
-
-
-def shape(model: str, image_size: int = 28, patch_size: int = 4, channels: int = 3) -> Shape:
-    size = MODELS[model]
-    return Shape(
-        width=size.width,
-        depth=size.depth,
-        heads=size.heads,
-        image_size=image_size,
-        patch_size=patch_size,
-        channels=channels,
-    )
-
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-BATCH = 64
-
-
-def images(n: int, of: Shape) -> torch.Tensor:
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, 256, (n, of.channels, of.image_size, of.image_size), dtype=np.uint8)
-    return torch.from_numpy(drawn).to(DEVICE)
-
-
-def encoder_against_timm() -> Row:
-    """Forward pass of our encoder (patches by a matrix product) against timm's (patches by a convolution)."""
-    of = shape("vit_nano")
-    use_fused_attention(True)
-    ours = Encoder(of).to(DEVICE).eval()
-    peer = VisionTransformer(
-        img_size=28, patch_size=4, num_classes=0, embed_dim=of.width, depth=of.depth, num_heads=of.heads, global_pool=""
-    )
-    peer = peer.to(DEVICE).eval()
-    batch = normalise(images(256, of))
-    with torch.inference_mode():
-        a, b = compare(lambda: ours(batch), lambda: peer(batch))
-    return Row(
-        what="encoder forward, vit_nano 28/4", ours=f"{256 / a:,.0f} img/s", peer=f"timm {256 / b:,.0f}", ratio=b / a
-    )
-
-
-def loop_against_step(name: str, options: Recipe) -> Row:
-    """A step of the training loop against forward and backward of its loss on a batch that is already there."""
-    from scaling.grid import RunSpec
-    from scaling.train import Training, build
-
-    of = shape("vit_femto")
-    spec = RunSpec(
-        model="vit_femto",
-        algorithm=name,
-        mixture="all",
-        n_images=2048,
-        seed=0,
-        **vars(of),
-        options=options,
-        images_seen=64_000,
-        batch_size=BATCH,
-        precision="fp32",
-        data_identity="benchmark",
-    )
-    pool = images(2048, of)
-    training = Training(spec, options, build(spec, DEVICE, "fp32"), pool.cpu().numpy(), DEVICE, "fp32")
-    indices, batch = torch.arange(BATCH), pool[:BATCH]
-
-    def bare() -> None:
-        generator = torch.Generator(DEVICE).manual_seed(0)
-        loss, _ = training.module.loss(batch, progress=0.5, draws=Draws(generator))  # type: ignore[operator]
-        loss.backward()
-        training.optimizer.zero_grad(set_to_none=True)
-
-    def ten(step: Callable[[], None]) -> Callable[[], None]:
-        return lambda: [step() for _ in range(10)] and None
-
-    a, b = compare(ten(lambda: training.step(indices)), ten(bare))
-    return Row(
-        what=f"training step, {name} vit_femto 28/4",
-        ours=f"{10 * BATCH / a:,.0f} img/s",
-        peer=f"forward and backward alone {10 * BATCH / b:,.0f}",
-        ratio=b / a,
-        note="limit 1",
-    )
-
-
-def mae_gathers_before_projecting() -> Row:
-    """The encoder on a quarter of the patches against all of them: what masking saves."""
-    of = shape("vit_nano")
-    encoder = Encoder(of).to(DEVICE)
-    batch = normalise(images(256, of))
-    kept = torch.rand(256, of.n_patches, device=DEVICE).argsort(dim=1)[:, : of.n_patches // 4]
-
-    def step(**more: torch.Tensor) -> None:
-        encoder(batch, **more).mean().backward()
-
-    a, b = compare(lambda: step(kept_BK=kept), step)
-    return Row(
-        what="encoder step on 12 of 49 patches",
-        ours=f"{256 / a:,.0f} img/s",
-        peer=f"on all 49: {256 / b:,.0f}",
-        ratio=b / a,
-        note="limit about 4",
-    )
-
-
-def images_against_training() -> Row:
-    """Drawing phantoms against training on them with the smallest model: data must not be the bottleneck."""
-    source = Phantoms(PhantomsOptions(source="phantoms", pool_size=20_000))
-    source.pool()
-    of = shape("vit_atto", image_size=32, channels=1)
-    module = ALGORITHMS["mae"].load()(of, MaeOptions()).to(DEVICE)
-    batch = images(BATCH, of)
-
-    def train() -> None:
-        for _ in range(16):
-            module.loss(batch, progress=0.5, generator=torch.Generator(DEVICE).manual_seed(0))[0].backward()
-
-    a, b = compare(lambda: source.read(np.arange(1024)), train, repeats=3)
-    return Row(
-        what="phantoms drawn, 32 px",
-        ours=f"{1024 / a:,.0f} img/s",
-        peer=f"trained on by MAE vit_atto {1024 / b:,.0f}",
-        ratio=b / a,
-        note="drawn once, seen many times",
-    )
-
-
-def probe_against_sklearn() -> Row:
-    """The regularisation path of the linear probe against one LogisticRegression per strength, warm-started."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(4000) % 6
-    features = (rng.normal(size=(4000, 96)) + 0.7 * rng.normal(size=(6, 96))[labels]).astype(np.float32)
-    strengths = np.geomspace(1e-4, 1e2, 7)
-
-    def ours() -> None:
-        for _ in path(features, np.eye(6)[labels], strengths, sigmoid=False):
-            pass
-
-    def sklearn() -> None:
-        model = LogisticRegression(max_iter=2000, warm_start=True)
-        for c in strengths:
-            model.set_params(C=c).fit(features, labels)
-
-    a, b = compare(ours, sklearn, repeats=3)
-    return Row(
-        what="linear probe, 4000 x 96, 6 classes, 7 strengths",
-        ours=f"{a:.2f} s",
-        peer=f"sklearn {b:.2f} s",
-        ratio=b / a,
-    )
-
-
-def bootstrap_against_sklearn() -> Row:
-    """500 bootstrap resamples of an AUC against sklearn's AUC in a loop."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 1000)
-    scores = rng.normal(size=1000) + labels
-
-    def sklearn() -> None:
-        for _ in range(500):
-            drawn = rng.integers(0, 1000, 1000)
-            roc_auc_score(labels[drawn], scores[drawn])
-
-    a, b = compare(lambda: auc(scores[:, None], labels, "binary", n_boot=500), sklearn, repeats=3)
-    return Row(
-        what="standard error of an AUC, 1000 images, 500 resamples",
-        ours=f"{a * 1e3:.0f} ms",
-        peer=f"sklearn in a loop {b * 1e3:.0f} ms",
-        ratio=b / a,
-    )
-
-
-def fork_against_interpreter() -> Row:
-    """An attempt in a child of a warm slot against one in a new interpreter; both find no job and end at once."""
-    with tempfile.TemporaryDirectory() as folder:
-        order = json.dumps({"path": folder, "token": "none"}) + "\n"
-        slot = subprocess.Popen(
-            [sys.executable, "-m", "scaling.launch.slot", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert slot.stdin is not None
-        assert slot.stdout is not None
-        slot.stdout.readline()
-
-        def fork() -> None:
-            slot.stdin.write(order)  # type: ignore[union-attr]
-            slot.stdin.flush()  # type: ignore[union-attr]
-            slot.stdout.readline()  # type: ignore[union-attr]
-
-        program = "import sys; from pathlib import Path; from scaling.worker import attempt_logged as a; import timm; "
-        whole = [sys.executable, "-c", program + "a(Path(sys.argv[1]), 'none')", folder]
-        a, b = compare(fork, lambda: subprocess.run(whole, check=True, stderr=subprocess.DEVNULL), repeats=3)
-        slot.stdin.close()
-        slot.wait()
-    return Row(
-        what="start of a run on a warm slot", ours=f"{a * 1e3:.0f} ms", peer=f"new interpreter {b:.1f} s", ratio=b / a
-    )
-
-
-DINOV2 = DinoV2Options(
-    lr=LearningRate(base=3e-3, rule="constant"),
-    prototypes=512,
-    head_hidden=256,
-    head_bottleneck=64,
-    global_size=20,
-    n_local=2,
-    local_size=12,
-)
-BENCHMARKS: tuple[Callable[[], Row], ...] = (
-    encoder_against_timm,
-    lambda: loop_against_step("mae", MaeOptions()),
-    lambda: loop_against_step("dinov2", DINOV2),
-    mae_gathers_before_projecting,
-    images_against_training,
-    probe_against_sklearn,
-    bootstrap_against_sklearn,
-    fork_against_interpreter,
-)
+MODULES = ("numerics", "orchestration")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(MODULES)} (default: all)")
+    parser.add_argument("--only", default="", help="benchmarks whose name contains this")
+    given = parser.parse_args()
+    if wrong := set(given.modules) - set(MODULES):
+        parser.error(f"no such module: {', '.join(sorted(wrong))}; there are {', '.join(MODULES)}")
     torch.set_num_threads(1)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "one CPU thread"
     cpu = next((x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "")
     where = f"{device}; {os.cpu_count()} x {cpu or platform.machine()}; torch {torch.__version__}"
-    print(f"{date.today()}, `make bench`, {where}\n")
+    command = " ".join(["make bench" if not given.modules else "python -m tests.benchmarks", *given.modules])
+    print(f"{date.today()}, `{command}`, {where}\n")
     print("| what | ours | peer or limit | ratio | |\n|---|---|---|---|---|")
-    for benchmark in BENCHMARKS:
-        row = benchmark()
-        print(f"| {row.what} | {row.ours} | {row.peer} | **{row.ratio:.2f}** | {row.note} |", flush=True)
+    for name in given.modules or MODULES:
+        for benchmark in importlib.import_module(f"tests.benchmarks.{name}").BENCHMARKS:
+            if given.only in getattr(benchmark, "__name__", ""):
+                for row in benchmark():
+                    print(row, flush=True)
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: str) -> Iterable[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
