@@ -32,6 +32,8 @@ NODES_SECONDS = 1.0
 """The list of nodes is asked for at most this often."""
 LOOK_SECONDS = 120.0
 """A node that has not answered by then counts as one that does not see the root."""
+BLIND_SECONDS = 60.0
+"""A node that came without the root is asked again after this time: its storage may be mounted late."""
 LABEL, RESOURCE = "ray.io/accelerator-type", "accelerator_type:"
 
 
@@ -73,8 +75,10 @@ def look(nonce: str, code: str) -> tuple[bool, int]:
         return False, 0
     if os.path.isdir(code):
         sys.path.insert(0, code)
-    from scaling.launch.machine import gpus
-
+    try:
+        from scaling.launch.machine import gpus
+    except ImportError:  # no package and no code folder: the first run there says so
+        return True, 0
     return True, min((gpu.memory for gpu in gpus()), default=0)
 
 
@@ -103,6 +107,8 @@ class RayLauncher:
         self._gpu_memory: dict[str, int] = {}
         """Nodes that were found to see the root -> bytes of their smallest GPU."""
         self._looking: dict[Any, str] = {}
+        self._blind: dict[str, float] = {}
+        """Nodes that came later and do not see the root -> when they were found out; they are asked again."""
         self._nonce: Path | None = None
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no node needs the package installed
         address = options.address or os.environ.get("RAY_ADDRESS")
@@ -123,8 +129,7 @@ class RayLauncher:
             return listed
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         if self._joined:
-            self._look_at(set(alive) - self._gpu_memory.keys() - set(self._looking.values()))
-            self._hear(0.0)
+            self._look_at_new(set(alive))
         found = tuple(self._node(alive[name]) for name in alive if name in self._gpu_memory)
         self._idle = [holder for holder in self._idle if holder.shape.node in alive]
         self._listed = (time.monotonic(), found)
@@ -163,6 +168,16 @@ class RayLauncher:
             )
             raise SpecError([Problem(where=str(self.root), what=what)])
 
+    def _look_at_new(self, alive: set[str]) -> None:
+        """Asks who came since; a node is listed once it is known to see the root."""
+        now = time.monotonic()
+        lately = {name for name, since in self._blind.items() if now - since < BLIND_SECONDS}
+        self._look_at(alive - self._gpu_memory.keys() - set(self._looking.values()) - lately)
+        for name in self._hear(0.0):
+            if name not in self._blind:
+                logging.getLogger(__name__).warning("node %s joined but does not see %s; not used", name, self.root)
+            self._blind[name] = now
+
     def _look_at(self, names: set[str]) -> None:
         """Asks nodes whether they see the root."""
         if names and self._nonce is None:
@@ -183,9 +198,8 @@ class RayLauncher:
             name = self._looking.pop(ref)
             try:
                 sees, gpu_memory = ray.get(ref)
-            except ray.exceptions.RayError as error:  # gone again, or of no use
+            except ray.exceptions.RayError:  # gone again, or of no use
                 sees, gpu_memory = False, 0
-                logging.getLogger(__name__).warning("node %s: %s", name, _line(error))
             if sees:
                 self._gpu_memory[name] = gpu_memory
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 
 import scaling.launch
 from scaling.launch.launcher import Ended, Order
+from scaling.launch.machine import oom_kills
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 CLOSING_SECONDS = 5.0
@@ -40,6 +42,7 @@ class WarmSlot:
             "PYTHONSAFEPATH": "1",  # else the current folder comes before the code that was ordered
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # an import that asks for a GPU must not open CUDA before the fork
         }
+        self._oom_kills = oom_kills()
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the slot
         self._process = subprocess.Popen(
             [sys.executable, "-m", "scaling.launch.slot", str(os.getpid())],
@@ -119,9 +122,12 @@ class WarmSlot:
         self._errors.seek(0)
         last = "".join(self._errors.read().strip().splitlines()[-1:])
         detail = f"the process that starts runs ended with exit code {code}" + f": {last}" * bool(last)
+        oom_killed = code == -signal.SIGKILL and not self._to_kill and oom_kills() > self._oom_kills
         orders, self._orders = self._orders, {}
         self.close()
-        return [Ended(path=o.path, token=o.token, code=code, detail=detail) for o in orders.values()]
+        return [
+            Ended(path=o.path, token=o.token, code=code, oom_killed=oom_killed, detail=detail) for o in orders.values()
+        ]
 
     def _send(self, **message: Any) -> None:
         assert self._process.stdin is not None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def act(path, token, *, calibrate):
         raise SystemExit(job["raise"])
     if "signal" in job:
         os.kill(os.getpid(), job["signal"])
+    held = b"x" * job.get("hold", 0)
     if "sleep" in job:
         time.sleep(job["sleep"])
     return job.get("code", 0)
@@ -409,6 +411,50 @@ def test_close_ends_what_runs(order: Make, tmp_path: Path) -> None:
     launcher.close()
     assert not lives(processes["slot"])
     until(lambda: not lives(processes["pid"]))
+
+
+BOXED = """
+import sys
+from pathlib import Path
+Path(sys.argv[3], "cgroup.procs").write_text("0")
+from scaling.launch.launcher import LaunchOptions, Order, Resources
+from scaling.launch.local import LocalLauncher
+path, code = Path(sys.argv[1]), Path(sys.argv[2])
+launcher = LocalLauncher(LaunchOptions(root=path.parent, code=code))
+for name in ("greedy", "modest"):
+    launcher.submit(Order(path=path / name, token=f"{name}-token", resources=Resources(), node="local", code=code))
+ended = {}
+while len(ended) < 2:
+    ended |= {one.path.name: (one.code, one.oom_killed) for one in launcher.wait(60)}
+print(dict(sorted(ended.items())))
+"""
+
+
+@pytest.fixture
+def box() -> Iterator[Path]:
+    """A control group with 256 MiB of memory."""
+    one, two = machine.CGROUPS / "memory", machine.CGROUPS
+    limit = "memory.limit_in_bytes" if one.is_dir() else "memory.max"
+    folder = (one if one.is_dir() else two) / f"test-launch-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / limit).write_text(str(2**28))
+    except OSError as error:
+        with suppress(OSError):
+            folder.rmdir()
+        pytest.skip(f"this user may not make a control group: {error}")
+    yield folder
+    folder.rmdir()
+
+
+def test_a_run_the_kernel_kills_for_memory_says_so_and_the_slot_survives(order: Make, code: Path, box: Path) -> None:
+    greedy = order("greedy", {"hold": 2**29, "sleep": 600})
+    order("modest", {"sleep": 2})
+    arguments = [str(greedy.path.parent), str(code), str(box)]
+    done = subprocess.run(
+        [sys.executable, "-c", BOXED, *arguments], cwd=installed(), capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.stdout.strip() == str({"greedy": (-signal.SIGKILL, True), "modest": (0, False)}), done.stderr
 
 
 # --- GPUs -----------------------------------------------------------------------------------------------------------
