@@ -152,7 +152,8 @@ def _hours(now: Snapshot) -> list[str]:
 
 
 def _against(used: float, allowed: float | None, unit: str) -> str:
-    return f"{used:.3g}" + ("" if allowed is None else f"/{allowed:g}") + f" {unit}"
+    spent = f"{used:.3g}" if used >= 0.01 or used == 0 else "<0.01"
+    return spent + ("" if allowed is None else f"/{allowed:g}") + f" {unit}"
 
 
 def _eta(now: Snapshot) -> str:

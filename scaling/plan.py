@@ -110,13 +110,16 @@ class Plan:
         return {fingerprint: run.standing() for fingerprint, run in self.unique().items()}
 
     def measured(self, standings: Mapping[str, Standing] | None = None) -> list[Measured]:
-        """Times of this plan's finished runs, as they stand now or as `standings` says."""
-        if standings is None:
-            records = [(run, run.dir.record()) for run in self.unique().values()]
-        else:
-            records = [(run, standings[fingerprint].record) for fingerprint, run in self.unique().items()]
-        # A baseline's record has no seconds: what it took was its probes, which only a driver sees.
-        return [run.measured(r.train_seconds) for run, r in records if r and r.status == "done" and r.train_seconds > 0]
+        """Times of this plan's finished runs, as they stand now or as `standings` says: training, and what the
+        history of attempts knows beside it."""
+        found = []
+        for key, run in self.unique().items():
+            record = run.dir.record() if standings is None else standings[key].record
+            if record is not None and record.status == "done":
+                # A baseline's record has no seconds: what it took was its probes, which only the history has.
+                seconds = run.first_seconds() or record.train_seconds
+                found += [run.measured(seconds)] if seconds > 0 else []
+        return found
 
     def estimate(self, run: PlannedRun, measured: Sequence[Measured]) -> float | None:
         left = 0.0 if run.trained else run.cost.train_flops  # what is trained is only probed

@@ -124,6 +124,11 @@ class PlannedRun:
         point, flops = self.point, 0.0 if probes_only else self.cost.train_flops
         return Measured(model=point.model, algorithm=point.algorithm, train_flops=flops, seconds=seconds)
 
+    def first_seconds(self) -> float | None:
+        """Of the first attempt, probes and start included, if it did all that was to do; None is unknown."""
+        ended = next((line for line in self.dir.attempts() if "ended" in line), None)
+        return ended.get("seconds") if ended and ended["outcome"] == "done" else None
+
     def mirrored(self, uri: str) -> bool:
         """Whether the MLflow store has all that the finished run has."""
         state = (read_json(self.dir.path / "mlflow.json") or {}).get(uri)

@@ -118,9 +118,11 @@ def counted(
 
 
 def _note(plan: Plan, n_left: int, control: Control, driver: Holder | None) -> str:
+    if n_left == 0:
+        return ""
     if control.paused:
         return f"paused; `scaling resume {plan.sweep.name}` goes on"
-    if driver is None and n_left:
+    if driver is None:
         return f"nobody works on it; `scaling run {plan.document.path}` goes on"
     return ""
 

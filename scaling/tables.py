@@ -189,14 +189,19 @@ def plan_summary(bill: Bill) -> Iterator[str]:
 def _time_in_all(bill: Bill) -> str:
     if bill.untimed == len(bill.to_do):
         return f"time: nothing of the kind was timed yet; `scaling calibrate {bill.plan.document.path}` measures it"
-    hours = f"{bill.gpu_hours:.3g} GPU-hours" if bill.gpu_hours else f"{bill.cpu_hours:.3g} CPU-hours"
-    text = f"time: {hours}, {duration(bill.slot_hours * 3600)} of one slot"
+    spent = f"{hours(bill.gpu_hours)} GPU-hours" if bill.gpu_hours else f"{hours(bill.cpu_hours)} CPU-hours"
+    text = f"time: {spent}, {duration(bill.slot_hours * 3600)} of one slot"
     if bill.wall_seconds is not None:
         text += f", about {duration(bill.wall_seconds)} here with {bill.at_once} at a time"
     bases = {line.seconds_basis for line in bill.to_do if line.seconds is not None}
     words = {"runs": "finished runs", "calibration": "calibrated steps", "other runs": "finished runs of other kinds"}
     text += f" (by {', '.join(words[basis] for basis in words if basis in bases)})"
-    return text + (f"; {bill.untimed} runs of unknown time not counted" if bill.untimed else "")
+    return text + (f"; of {bill.untimed} more nothing is known" if bill.untimed else "")
+
+
+def hours(value: float) -> str:
+    """Three digits; below a hundredth it does not matter how many."""
+    return f"{value:.3g}" if value >= 0.01 or value == 0 else "<0.01"
 
 
 def _budget(bill: Bill) -> Iterator[str]:
@@ -207,8 +212,8 @@ def _budget(bill: Bill) -> Iterator[str]:
         ("CPU-hours", budget.cpu_hours, used.cpu_hours, bill.cpu_hours),
     ):
         if allowed is not None:
-            rest = "" if bill.untimed else f", {more:.3g} to come"
-            parts.append(f"{spent:.3g} of {allowed:g} {unit} used{rest}")
+            rest = "" if bill.untimed else f", {hours(more)} to come"
+            parts.append(f"{hours(spent)} of {allowed:g} {unit} used{rest}")
     if budget.wall is not None:
         parts.append(f"{duration(budget.wall)} for one call")
     if parts:

@@ -70,7 +70,8 @@ def plan(options: argparse.Namespace) -> int:
     from scaling.launch.machine import here
     from scaling.tables import plan_legend, plan_summary, plan_table
 
-    bill = bill_of(_planned(options), [here("here")])
+    planned = _planned(options)
+    bill = bill_of(planned, [here("here")])
     if options.json:
         print_json(bill.to_json())
         return DONE
@@ -80,6 +81,11 @@ def plan(options: argparse.Namespace) -> int:
         say(console, line)
     for line in plan_summary(bill):
         say(console, line)
+    if planned.sweep.tune is not None:
+        from scaling.choice import words
+
+        for line in words(*_opened(options)):
+            say(console, line)
     return DONE
 
 
@@ -167,7 +173,7 @@ def pause(options: argparse.Namespace) -> int:
 
     plan = kept(options)
     control.pause(plan.root, plan.sweep.name)
-    print(f"{plan.sweep.name}: nothing new starts; `scaling resume {plan.sweep.name}` goes on")
+    _tell_driver(plan, f"{plan.sweep.name}: nothing new starts; `scaling resume {plan.sweep.name}` goes on")
     return DONE
 
 
