@@ -383,7 +383,7 @@ def lighter(effort: Effort, kind: FailureClass, task: Task, nodes: Sequence[Node
     given = effort.resources
     if kind == "gpu_oom":
         n_micro = min(2 * effort.n_micro, task.max_micro)
-        whole = replace(given, gpus=max(given.gpus, 1.0))
+        whole = replace(given, gpus=max(given.gpus, 1.0) if given.gpus else 0.0)  # a run that has none gets none
         if n_micro == effort.n_micro and whole == given:
             return None
         return Effort(resources=whole, n_micro=n_micro)

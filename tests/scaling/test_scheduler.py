@@ -293,6 +293,15 @@ def test_gpu_memory_running_out_halves_the_micro_batch_on_a_whole_gpu_until_it_c
     assert world.kinds("r")[-1] == "failed"
 
 
+def test_a_run_without_a_gpu_is_given_none_for_what_its_log_says() -> None:
+    world = World()
+    scheduler = world.scheduler()
+    body = FakeBody(outcomes=[Outcome(kind="gpu_oom")])
+    scheduler.add(world.task("r", body, max_micro=4))
+    carry_out(scheduler, world)
+    assert [(e.resources.gpus, e.n_micro) for e in body.efforts] == [(0, 1), (0, 2)]
+
+
 def test_host_memory_running_out_asks_for_half_as_much_again() -> None:
     world = World(machines=[Node(name="a", host="a", cpus=2, memory=1000)])
     scheduler = world.scheduler()
