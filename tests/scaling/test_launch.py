@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 
 from scaling.catalog import LAUNCHERS
-from scaling.failures import EXIT_FAILED, EXIT_FENCED
+from scaling.config import load
+from scaling.failures import EXIT_FAILED, EXIT_FENCED, EXIT_STOPPED
 from scaling.launch import machine
 from scaling.launch.launcher import Ended, Launcher, LaunchOptions, Order, Resources
 from scaling.launch.local import Devices, LocalLauncher
 from scaling.launch.warm import installed, run_environment
-from scaling.rundir import RunDir
+from scaling.plan import make_plan, source_of
+from scaling.rundir import RunDir, write_json
 
 PATIENCE = 120.0
 """Seconds until a test gives up; never measured against."""
@@ -300,6 +302,45 @@ def test_the_real_worker_is_fenced_by_a_later_attempt(launcher: Launcher, submit
     made = submit("one", {"no": "job"}, code=None, token="old")
     assert collect(launcher)["one"].code == EXIT_FENCED
     assert not (made.path / "failed.json").exists()
+
+
+SWEEP = """\
+name: one
+question: Do the ranks agree?
+grid: {model: [vit_atto], algorithm: [mae], n_images: [32], mixture: [all], seed: [0]}
+baselines: []
+data: {source: phantoms, image_size: 32, n_train: 32, n_val: 32, n_test: 32}
+encoder: {patch_size: 8}
+pretrain: {images_seen: 64000, batch_size: 16, precision: fp32}
+probe: {bootstrap: 20, linear: {n_c: 2}}
+"""
+
+
+@pytest.mark.slow
+def test_real_ranks_train_stop_and_go_on(local: LocalLauncher, sweep_file: Callable[..., Path]) -> None:
+    sweep, document = load(sweep_file(text=SWEEP))
+    plan = make_plan(sweep, document, source_of(sweep.data))
+    run = plan.runs[0].dir
+    run.path.mkdir(parents=True)
+    job = plan.job(plan.runs[0])
+    write_json(run.path / "job.json", job.model_dump(mode="json"))
+    made = Order(path=run.path, token="first", resources=Resources(), node="local", n_ranks=2)
+    run.lease("first")
+    local.submit(made)
+    until(lambda: run.last_metrics() is not None)
+    run.ask_to_stop()
+    assert collect(local)[run.run].code == EXIT_STOPPED
+    assert (run.path / "checkpoint.pt").exists()
+    last = run.last_metrics()
+
+    run.lease("second")
+    local.submit(replace(made, token="second"))
+    until(lambda: run.last_metrics() != last)
+    run.lease("third")  # as a new driver would
+    assert collect(local)[run.run].code == EXIT_FENCED
+    beat = run.last_beat()
+    assert beat is not None
+    until(lambda: not lives(beat.pid))
 
 
 def test_an_order_to_calibrate_is_one(launcher: Launcher, submit: Make) -> None:
