@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from scaling.config import load
 from scaling.failures import FailureClass
 from scaling.plan import Plan, PlannedRun, make_plan, open_source
 from scaling.records import RunRecord, Status
-from scaling.rundir import append_line, write_json
+from scaling.rundir import append_line
 
 GOOD = """\
 name: tiny
@@ -93,6 +95,12 @@ def plan_of(sweep_file: Callable[..., Path]) -> Callable[..., Plan]:
     return make
 
 
+def written(path: Path, value: Any) -> None:
+    """Not synced to disk, unlike the program's own: tests make thousands."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
 class Pretend:
     """Leaves run directories as workers and drivers would, without any work."""
 
@@ -107,12 +115,12 @@ class Pretend:
             train_seconds=seconds,
             train_loss=0.5,
         )
-        write_json(run.dir.path / "result.json", record.to_json())
+        written(run.dir.path / "result.json", record.to_json())
 
     def done(self, run: PlannedRun, *, seconds: float = 10.0) -> None:
         self.trained(run, seconds=seconds)
         for fingerprint in run.tasks:
-            write_json(run.dir.path / "probes" / f"{fingerprint}.json", [])
+            written(run.dir.path / "probes" / f"{fingerprint}.json", [])
 
     def failed(self, run: PlannedRun, kind: FailureClass, error: str, log: str = "") -> None:
         run.dir.lease("token")
