@@ -273,7 +273,7 @@ def outcome(tuning: Tuning) -> Iterator[str]:
     for algorithm in dict.fromkeys(c.algorithm for c in tuning.choices):
         mine = ", ".join(f"{c.model} {c.lr:g}" for c in tuning.choices if c.algorithm == algorithm)
         line = lines.get(algorithm)
-        law = f", lr ~ n_params^{line.slope:.3g}" if line and tuning.rule == "power" else ""
+        law = f", lr ~ n_params^{line.slope:.3g}" if line and tuning.rule == "power" and line.n_anchors > 1 else ""
         yield f"tuned {algorithm} by the rule {tuning.rule}{law}: lr {mine}"
     for warning in tuning.warnings:
         yield f"tuned, but {warning}"

@@ -9,10 +9,13 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scaling.config import Sweep
+from scaling.document import Document
+from scaling.errors import SpecError
 from scaling.launch.launcher import Ended, Launcher, Node, Order, Resources
 from scaling.launch.warm import WarmSlot
 from scaling.plan import Plan
@@ -173,3 +176,36 @@ class TrialRun:
         self._scheduler.drop(list(self._scheduler.waiting))
         self._scheduler.stop()
         self._finish()
+
+
+def bundle(resources: Resources) -> dict[str, float]:
+    """What Ray is asked for per trial."""
+    wanted: dict[str, float] = {"CPU": resources.cpus}
+    if resources.gpus:
+        wanted["GPU"] = resources.gpus
+    if resources.memory:
+        wanted["memory"] = resources.memory
+    if resources.accelerator and resources.gpus:
+        wanted[f"accelerator_type:{resources.accelerator}"] = 0.001
+    return wanted
+
+
+def resources_of(sweep: Sweep, document: Document, nodes: Sequence[Mapping[str, float]]) -> Resources:
+    """What a trial gets: as the YAML says; `auto` and `packed` are one GPU where there are any.
+
+    `nodes` are Ray's resources of each. Raises SpecError when no node has it, which Tune would wait for without end.
+    """
+    asked = sweep.resources
+    any_gpu = float(any(node.get("GPU", 0) >= 1 for node in nodes))
+    resources = Resources(
+        cpus=asked.cpus,
+        gpus=any_gpu if isinstance(asked.gpus, str) else asked.gpus,
+        memory=int((asked.memory_gb or 0) * 2**30),
+        accelerator=asked.accelerator,
+    )
+    wanted = bundle(resources)
+    if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+        table = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+        what = f"a trial wants {resources}; no node has that ({table}); lower it, or join a cluster with --address"
+        raise SpecError([document.problem(("resources",), what)])
+    return resources

@@ -8,9 +8,11 @@ repeats finished work, so a stage that is started again asks the directories, an
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -24,17 +26,18 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from scaling.choice import Tuning, conclude, finished, save
+from scaling.choice import Tuning, conclude, finished, outcome, save
 from scaling.config import Sweep
 from scaling.data.source import Source
 from scaling.document import Document
 from scaling.errors import RunFailed, SpecError
 from scaling.grid import fingerprint
+from scaling.launch import machine
 from scaling.launch.launcher import Resources
 from scaling.plan import Plan
 from scaling.provenance import freeze
 from scaling.rundir import append_line
-from scaling.trialrun import GRACE, POLL_SECONDS, Assignment, Share, TrialRun, rungs_of
+from scaling.trialrun import GRACE, POLL_SECONDS, Assignment, Share, TrialRun, bundle, resources_of, rungs_of
 from scaling.trials import (
     Group,
     Tried,
@@ -167,6 +170,8 @@ class Proposer(Searcher):  # type: ignore[misc]
     def __init__(self, sweep: Sweep, group: Group, assign: Callable[[Group, Setting], Assignment], log: Path) -> None:
         from ray.tune.search.optuna import OptunaSearch
 
+        optuna = importlib.import_module("optuna")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         super().__init__(metric="score", mode="min")
         tune = sweep.tune
         assert tune is not None
@@ -176,7 +181,9 @@ class Proposer(Searcher):  # type: ignore[misc]
         space = {name: _domain(among) for name in ("lr", "weight_decay") if (among := getattr(tune, name)) is not None}
         before = [{name: getattr(setting, name) for name in space} for setting in self.known]
         seed = int(fingerprint({"group": list(group), "seed": point_of(sweep, group).seed}), 16) % 2**31
-        self.inner = OptunaSearch(space, metric="score", mode="min", points_to_evaluate=before or None, seed=seed)
+        # By default the first ten are drawn at random, which here may be all.
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=-(-(tune.trials or DEFAULT_TRIALS) // 3))
+        self.inner = OptunaSearch(space, metric="score", mode="min", points_to_evaluate=before or None, sampler=sampler)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         found = self.inner.suggest(trial_id)
@@ -230,10 +237,14 @@ def run_tuning(
     plan = trial_plan(sweep, document, source)
     stage = Stage(plan, sweep, say)
     if stage.waiting():
-        with cluster(address):
-            stage.fit(resources_of(sweep, document))
+        code = freeze(root)
+        with cluster(address, code):
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            stage.fit(resources_of(sweep, document, nodes), code)
     tuning = conclude(sweep, stage.tried())
     save(tuning, root, sweep.name)
+    for line in outcome(tuning):
+        say(line)
     return tuning
 
 
@@ -262,9 +273,8 @@ class Stage:
             one.status in ("waiting", "failed") for one in tried
         )
 
-    def fit(self, resources: Resources) -> None:
+    def fit(self, resources: Resources, code: Path) -> None:
         """Raises RunFailed when Tune itself could not carry a trial out."""
-        code = freeze(self.plan.root)
         bare = replace(self.plan, runs=())
         stopped = stopped_early(self.sweep)
 
@@ -342,54 +352,26 @@ class Stage:
 # --- Ray --------------------------------------------------------------------------------------------------------
 
 
-def bundle(resources: Resources) -> dict[str, float]:
-    """What Ray is asked for per trial."""
-    wanted: dict[str, float] = {"CPU": resources.cpus}
-    if resources.gpus:
-        wanted["GPU"] = resources.gpus
-    if resources.memory:
-        wanted["memory"] = resources.memory
-    if resources.accelerator and resources.gpus:
-        wanted[f"accelerator_type:{resources.accelerator}"] = 0.001
-    return wanted
-
-
-def resources_of(sweep: Sweep, document: Document) -> Resources:
-    """What a trial gets: as the YAML says; `auto` and `packed` are one GPU where there are any.
-
-    Raises SpecError when no node has it, which Tune would wait for without end.
-    """
-    asked = sweep.resources
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    any_gpu = float(any(node.get("GPU", 0) >= 1 for node in nodes))
-    resources = Resources(
-        cpus=asked.cpus,
-        gpus=any_gpu if isinstance(asked.gpus, str) else asked.gpus,
-        memory=int((asked.memory_gb or 0) * 2**30),
-        accelerator=asked.accelerator,
-    )
-    wanted = bundle(resources)
-    if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
-        table = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-        what = f"a trial wants {resources}; no node has that ({table}); lower it, or join a cluster with --address"
-        raise SpecError([document.problem(("resources",), what)])
-    return resources
-
-
 @contextlib.contextmanager
-def cluster(address: str | None) -> Iterator[None]:
-    """Ray for the stage: the cluster at `address`, one on this machine, or the one that this process already has."""
+def cluster(address: str | None, code: Path) -> Iterator[None]:
+    """Ray for the stage: the cluster at `address` or $RAY_ADDRESS, or one of this process's own.
+
+    On a cluster the actors import the package from `code`, on the storage that all nodes share.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if ray.is_initialized():
-        yield
-        return
+    address = address or os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "scaling"}
+    before = signal.getsignal(signal.SIGTERM)  # Ray takes it for itself
     if address:
-        ray.init(address=address, **common)
+        ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": str(code)}}, **common)
     else:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on the loopback interface
-        ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # on the loopback interface, for this process alone
+        # "local", else Ray joins whatever cluster it finds running here
+        own = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        ray.init(num_cpus=machine.cpus(), **own, **common)
+    with contextlib.suppress(ValueError):  # not the main thread: then Ray took nothing
+        signal.signal(signal.SIGTERM, before)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from scaling.options import Recipe
 from scaling.plan import Plan, make_plan, open_source
 from scaling.records import ProbeResult, RunRecord
 from scaling.rundir import RunDir, append_line, write_json
-from scaling.trialrun import Assignment, TrialRun, rungs_of
+from scaling.trialrun import Assignment, TrialRun, bundle, resources_of, rungs_of
 from scaling.trials import (
     Trial,
     Tried,
@@ -67,6 +68,7 @@ tune:
   at: [vit_atto, vit_pico]
   lr: {between: [1.0e-4, 1.0e-2]}
 """
+ONE_ALGORITHM = SWEEP.replace("[mae, dinov2]", "[mae]").replace("  dinov2: {pro", "  mae: {}\n# {")
 BETWEEN = "{between: [1.0e-4, 1.0e-2]}"
 
 
@@ -651,6 +653,34 @@ def test_a_trial_that_is_left_saves_and_goes(make: Callable[..., tuple[Sweep, Pl
     assert trainer.killed == []
 
 
+NODES = [{"CPU": 4.0, "memory": 8e9}, {"CPU": 16.0, "GPU": 2.0, "memory": 64e9, "accelerator_type:H100": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "nodes", "expected"),
+    [
+        ("{}", NODES[:1], {"CPU": 1}),
+        ("{cpus: 4}", NODES, {"CPU": 4, "GPU": 1.0}),
+        ("{gpus: packed}", NODES, {"CPU": 1, "GPU": 1.0}),
+        ("{gpus: 0}", NODES, {"CPU": 1}),
+        ("{gpus: 2, accelerator: H100}", NODES, {"CPU": 1, "GPU": 2.0, "accelerator_type:H100": 0.001}),
+        ("{memory_gb: 2, gpus: 0}", NODES, {"CPU": 1, "memory": 2 * 2**30}),
+    ],
+)
+def test_a_trial_asks_for_what_the_yaml_gives_a_run(
+    tmp_path: Path, asked: str, nodes: list[dict[str, float]], expected: dict[str, float]
+) -> None:
+    sweep, document = sweep_of(tmp_path, ("tune:", f"resources: {asked}\ntune:"))
+    assert bundle(resources_of(sweep, document, nodes)) == expected
+
+
+@pytest.mark.parametrize("asked", ["{gpus: 1}", "{cpus: 5}", "{gpus: 1, accelerator: A100}"])
+def test_what_no_node_has_is_refused_instead_of_waited_for(tmp_path: Path, asked: str) -> None:
+    sweep, document = sweep_of(tmp_path, ("tune:", f"resources: {asked}\ntune:"))
+    with pytest.raises(SpecError, match=r"16: resources: a trial wants .*; no node has that \(4 CPUs, 0 GPUs\); lower"):
+        resources_of(sweep, document, NODES[:1])
+
+
 # --- the whole stage ----------------------------------------------------------------------------------------------
 
 STAGE = """\
@@ -695,6 +725,30 @@ def stage(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     sessions.cleanup()
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_optuna_goes_on_from_the_trials_of_a_stage_that_was_cut_off(
+    tmp_path: Path, stage: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    pytest.importorskip("optuna", reason="optuna is an optional extra")
+    text = ONE_ALGORITHM.replace(BETWEEN, BETWEEN + "\n  trials: 3\n  method: optuna")
+    text = text.replace("at: [vit_atto, vit_pico]", "at: vit_atto") + f"root: {tmp_path / 'state'}\n"
+    assert stage(text).wait(timeout=250) == 0
+    log = log_path(tmp_path / "state", "tiny")
+    *kept, last = log.read_text().splitlines(keepends=True)
+    assert len(kept) == 2
+    log.write_text("".join(kept))
+    shutil.rmtree(tmp_path / "state" / "runs" / json.loads(last)["run"])
+    tuning_path(tmp_path / "state", "tiny").unlink()
+    assert stage(text).wait(timeout=250) == 0
+    lines = log.read_text().splitlines(keepends=True)
+    assert lines[:2] == kept
+    assert len(lines) == 3
+    runs = list((tmp_path / "state" / "runs").iterdir())
+    assert {run.name for run in runs} == {json.loads(line)["run"] for line in lines}
+    assert [ended(run) for run in runs] == [1, 1, 1]
+
+
 def ended(run: Path) -> int:
     """Attempts that ended with a result."""
     return sum(line.get("outcome") == "done" for line in RunDir(run).attempts())
@@ -706,11 +760,7 @@ def test_a_stage_killed_midway_repeats_no_finished_trial_and_comes_to_its_end(
     tmp_path: Path, stage: Callable[[str], subprocess.Popen[str]]
 ) -> None:
     pytest.importorskip("ray")
-    text = (
-        SWEEP.replace("[mae, dinov2]", "[mae]")
-        .replace("  dinov2: {pro", "  mae: {}\n# {")
-        .replace("images_seen: 640", "images_seen: 6400")
-    )
+    text = ONE_ALGORITHM.replace("images_seen: 640", "images_seen: 6400")
     text = text.replace("precision: fp32", "precision: fp32, checkpoint_minutes: 0.01").replace(
         BETWEEN, BETWEEN + "\n  trials: 4"
     )
