@@ -53,8 +53,8 @@ def test_medical28_covers_what_it_promises(shared: Path) -> None:
     assert not plan.synthetic
 
 
-def readme_block(language: str) -> str:
-    return (ROOT / "README.md").read_text().split(f"```{language}\n")[1].split("```")[0]
+def readme_block(language: str, number: int = 0) -> str:
+    return (ROOT / "README.md").read_text().split(f"```{language}\n")[1 + number].split("```")[0]
 
 
 def test_the_sweep_in_the_readme_plans(tmp_path: Path) -> None:
@@ -63,6 +63,16 @@ def test_the_sweep_in_the_readme_plans(tmp_path: Path) -> None:
     plan = planned(sweep)
     assert len([run for run in plan.runs if run.point.n_images]) == 36 - 4
     assert len(plan.excluded) == 4
+
+
+def test_the_sections_for_a_week_of_gpus_are_what_a_yaml_can_say(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(readme_block("yaml") + readme_block("yaml", 1))
+    sweep, _ = load(path)
+    assert sweep.budget.wall == 7 * 86400
+    assert sweep.retry.policies()["preempted"].tries == 50
+    assert sweep.retry.hang_after == 1200
+    assert sweep.tune is not None
 
 
 def test_the_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
