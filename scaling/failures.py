@@ -17,8 +17,9 @@ hang: no step for too long; io: reading or writing failed; error: everything els
 A run that diverged is no failure but a result."""
 FAILURE_CLASSES: tuple[FailureClass, ...] = get_args(FailureClass)
 
-EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_FENCED = 0, 1, 75, 76
-"""Exit codes of an attempt: result or failed.json written; saved and gone on request; another attempt owns the run."""
+EXIT_DONE, EXIT_FAILED, EXIT_IO, EXIT_STOPPED, EXIT_FENCED = 0, 1, 74, 75, 76
+"""Exit codes of an attempt: result or failed.json written; failed, and not even that could be written; saved and gone
+on request; another attempt owns the run."""
 
 GPU_OOM = re.compile(r"CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|HIP out of memory")
 HOST_OOM = re.compile(r"DefaultCPUAllocator: can't allocate|Cannot allocate memory|std::bad_alloc")
@@ -55,6 +56,8 @@ def classify_exit(code: int | None, log_tail: str, *, oom_killed: bool = False) 
         return "preempted", "its node or the process that watched it is gone"
     if code in (EXIT_STOPPED, -signal.SIGTERM, 128 + signal.SIGTERM):
         return "preempted", "was asked to stop"
+    if code == EXIT_IO:
+        return "io", "could not write why it failed; its disk may be full"
     if GPU_OOM.search(log_tail):
         return "gpu_oom", "the GPU's memory ran out"
     if HOST_OOM.search(log_tail):

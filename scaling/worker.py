@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -33,7 +34,7 @@ from scaling.data.source import Images, Source, Task, TaskInfo
 from scaling.data.views import normalise
 from scaling.environment import environment, provenance
 from scaling.errors import RunFailed
-from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_STOPPED, Stopped, classify_exception
+from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_IO, EXIT_STOPPED, Stopped, classify_exception
 from scaling.parallel import Member, PeerLost
 from scaling.plan import source_of
 from scaling.planned import Job
@@ -282,13 +283,14 @@ def _carry_out(mine: Attempt, member: Member, on_step: OnStep) -> int:
 
 
 def _fail(mine: Attempt, error: Exception) -> int:
-    traceback.print_exc()
+    with suppress(OSError):  # a full disk takes no log either
+        traceback.print_exc()
     try:
         mine.fail(classify_exception(error), f"{type(error).__name__}: {error}".splitlines()[0])
     except LeaseLost:
         return EXIT_FENCED
-    except OSError:  # the disk that failed the run; the log, open already, may still say it
-        traceback.print_exc()
+    except OSError:
+        return EXIT_IO
     return EXIT_FAILED
 
 
@@ -310,8 +312,9 @@ def main() -> None:
         code = calibrate(given.path, given.token)
     else:
         code = attempt_logged(given.path, given.token)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)  # no tidying up that could wait for a peer that is gone
 
 

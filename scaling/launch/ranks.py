@@ -15,7 +15,7 @@ from uuid import uuid4
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_STOPPED
+from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_IO, EXIT_STOPPED
 
 RANK = """\
 import sys
@@ -59,4 +59,4 @@ def joint_code(codes: Sequence[int]) -> int:
     that the attempt was fenced, then that it saved and went.
     """
     signals = [code for code in codes if code < 0]
-    return next((code for code in (*signals, EXIT_FENCED, EXIT_STOPPED) if code in codes), EXIT_FAILED)
+    return next((code for code in (*signals, EXIT_FENCED, EXIT_STOPPED, EXIT_IO) if code in codes), EXIT_FAILED)

@@ -280,7 +280,16 @@ def test_a_killed_run_loses_all_its_ranks(local: LocalLauncher, order: Make) -> 
 
 @pytest.mark.parametrize(
     ("codes", "joint"),
-    [([1, 76], 76), ([1, 75], 75), ([75, 76], 76), ([1, -9], -9), ([76, -11], -11), ([1, 1], 1), ([3], 1)],
+    [
+        ([1, 76], 76),
+        ([1, 75], 75),
+        ([1, 74], 74),
+        ([75, 76], 76),
+        ([1, -9], -9),
+        ([76, -11], -11),
+        ([1, 1], 1),
+        ([3], 1),
+    ],
 )
 def test_the_code_that_says_most_speaks_for_all_ranks(codes: list[int], joint: int) -> None:
     from scaling.launch.ranks import joint_code

@@ -22,7 +22,7 @@ from scaling import checkpoint, worker
 from scaling.algorithms.mae import MAE
 from scaling.config import load
 from scaling.errors import RunFailed
-from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_STOPPED, FailureClass
+from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_IO, EXIT_STOPPED, FailureClass, classify_exit
 from scaling.parallel import Member
 from scaling.plan import Plan, make_plan, source_of
 from scaling.planned import Job, PlannedRun
@@ -269,6 +269,19 @@ def test_a_full_disk_fails_the_run_as_io_and_leaves_the_checkpoint_before(
     assert state is not None
     assert state["n_done"] == 3
     assert not list(run_dir.path.glob(".checkpoint.pt.*"))
+
+
+def test_a_disk_too_full_to_say_so_is_told_by_the_exit_code(
+    made: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(RunDir, "fail", full)
+    monkeypatch.setattr("traceback.print_exc", full)  # the log lies there too
+    assert attempt(made().path, "mine") == EXIT_IO
+    assert classify_exit(EXIT_IO, "")[0] == "io"
 
 
 def test_torch_says_that_a_disk_is_full(tmp_path: Path) -> None:
