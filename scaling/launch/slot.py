@@ -175,6 +175,7 @@ def main() -> None:
     slot = Slot(answers)
     load_ahead()
     slot.serve()
+    os._exit(0)  # an interpreter with torch takes a good part of a second to tidy up, and here is nothing to keep
 
 
 if __name__ == "__main__":
