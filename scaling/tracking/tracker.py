@@ -222,8 +222,8 @@ class Tracker:
         return (store.get(state["run_id"]) if state else None) or store.find(RUN, run.dir.run)
 
     def _create(self, store: Store, run: PlannedRun) -> Seen:
-        tags = {RUN: run.dir.run, MLFLOW_PARENT_RUN_ID: self._parent.run_id, DIRECTORY: str(run.dir.path.resolve())}
-        begun = content.began_ms(run)
+        named = {RUN: run.dir.run, MLFLOW_PARENT_RUN_ID: self._parent.run_id, SWEEPS: self.plan.sweep.name}
+        tags, begun = {**content.tags(run), **named}, content.began_ms(run)
         return Seen.of(store.client.create_run(store.experiment, begun, tags, str(run.point)))
 
     def _describe(self, store: Store, run: PlannedRun, seen: Seen) -> None:
