@@ -97,16 +97,16 @@ class PlannedRun:
         n_to_probe = sum(f"{fingerprint}.json" not in probed for fingerprint in self.tasks)
         if record is not None and n_to_probe == 0:
             return Standing(state="done", record=record)
-        beat = self.dir.last_beat() if "heartbeat.json" in there else None
+        failure = self.dir.failure() if "failed.json" in there else None
+        beat = self.dir.last_beat() if "heartbeat.json" in there and failure is None else None
         if beat is not None and not self._at_work(beat):
             beat = None
-        failure = self.dir.failure() if "failed.json" in there else None
         last = self.dir.last_metrics() if "metrics.jsonl" in there else None
         state: Literal["running", "failed", "to probe", "begun", "waiting"] = "begun" if last else "waiting"
-        if beat is not None:
-            state = "running"
-        elif failure is not None:
+        if failure is not None:  # an attempt that begins takes the last one's failure away
             state = "failed"
+        elif beat is not None:
+            state = "running"
         elif record is not None:
             state = "to probe"
         return Standing(state=state, record=record, n_to_probe=n_to_probe, failure=failure, beat=beat, last=last)
