@@ -22,6 +22,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from scaling.control import DriverBusy, driver_of, only_driver
+from scaling.document import Document
 from scaling.errors import Problem, SpecError
 from scaling.launch.machine import here
 from scaling.live import duration, size
@@ -111,9 +112,9 @@ def _stores(root: Path) -> Iterator[Check]:
     """MLflow's databases and servers that the root's sweeps name."""
     uris = {f"sqlite:///{root / 'mlflow.db'}"}
     for path in _plans(root):
-        with suppress(json.JSONDecodeError):
-            found = re.search(r"^\s*uri:\s*(\S+)", (read_json(path) or {}).get("yaml", ""), re.MULTILINE)
-            uris |= {found[1]} if found else set()
+        with suppress(json.JSONDecodeError, SpecError):  # a broken plan is another check's business
+            tracking = Document(str(path), (read_json(path) or {}).get("yaml", "")).raw.get("tracking") or {}
+            uris |= {tracking["uri"]} if tracking.get("uri") else set()
     for uri in sorted(uris):
         if uri.startswith("sqlite:///"):
             yield from _sqlite(Path(uri.removeprefix("sqlite:///")))
