@@ -33,7 +33,15 @@ ROWS = {
         {"tracking"},
         {"worker"},
         {"launch"},
-        {"sizing", "preflight", "driver", "live", "tables", "report", "export", "trialrun", "tune", "cli"},
+        {"control", "live", "placement", "provenance"},
+        {"mirror", "scheduler", "sizing"},
+        {"attach", "preflight", "runbody"},
+        {"bill", "housekeeping", "measuring", "report", "standings", "sweeping"},
+        {"driver", "export", "tables", "trialrun"},
+        {"carry", "tune"},
+        {"verbs"},
+        {"looking"},
+        {"cli"},
     ],
     "analysis": [
         {"observations"},
@@ -217,10 +225,11 @@ def test_the_top_of_the_repository_holds_only_what_is_known() -> None:
     [
         "from scaling.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass",
         "import scaling.config, scaling.grid",
+        "import scaling.plan, scaling.bill, scaling.tables, scaling.standings, scaling.preflight",
         "import scaling.rundir, scaling.live",
         "import analysis.observations",
     ],
-    ids=["help", "reading a sweep", "watching a run", "reading a table"],
+    ids=["help", "reading a sweep", "planning and status", "watching a run", "reading a table"],
 )
 def test_what_must_answer_at_once_imports_nothing_heavy(code: str) -> None:
     asked = f"import sys\n{code}\nprint('\\n' + ' '.join({set(OWNERS) - {'yaml'}} & sys.modules.keys()))"
