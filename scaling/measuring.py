@@ -144,7 +144,7 @@ def _settle(plan: Plan, shape: Shape, ended: Ended, say: Callable[[str], None]) 
     measured = _known(plan, [shape]).get((shape.key, shape.device))
     if ended.code == 0 and measured is not None:
         memory = measured.gpu_bytes(shape.run.spec) if shape.on_gpu else measured.host_bytes(shape.run.spec)
-        say(f"{shape}: {size(memory)}, {measured.images_per_second:,.0f} images/s, took {measured.seconds:.0f} s")
+        say(f"{shape}: {size(memory)}, {measured.images_per_second:,.0f} images/s, took {measured.seconds:.1f} s")
         shutil.rmtree(ended.path, ignore_errors=True)
         return "measured"
     if failure is None:
