@@ -293,14 +293,16 @@ def test_a_run_that_ray_kills_for_memory_says_so(cluster: Any, launch: Callable[
 
 
 def test_a_node_that_does_not_see_the_root_is_refused_by_name(
-    cluster: Any, launch: Callable[..., Any], tmp_path: Path
+    cluster: Any, launch: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("this user may not hide folders from a process (unshare --mount)")
     add(cluster, 1)
-    ray_command = Path(sys.executable).parent / "ray"
+    launcher = launch(hidden)
+    before = launcher.nodes()
+    ray_command = f"{sys.executable} -m ray.scripts.scripts"
     start = f"{ray_command} start --block --address={cluster.address} --num-cpus=1 --object-store-memory={STORE}"
     blind = subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {hidden} && exec {start} --disable-usage-stats"],
@@ -310,6 +312,9 @@ def test_a_node_that_does_not_see_the_root_is_refused_by_name(
     )
     try:
         until(lambda: len([n for n in cluster.global_state.node_table() if n["Alive"]]) == 3)
+        until(lambda: launcher.nodes() and "joined but does not see" in caplog.text)
+        assert launcher.nodes() == before
+        launcher.close()
         with pytest.raises(SpecError, match=r"1 of 3 nodes do not see this folder: .*same storage"):
             launch(hidden)
         assert list(hidden.iterdir()) == []
