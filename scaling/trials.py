@@ -4,6 +4,7 @@ A trial is a run like any other, with other options: the same fingerprint in the
 where it equals one of its points. So nothing here knows of processes or of Ray, and a stage that was killed is taken
 up by looking at directories. What can be in no run's directory stands in the sweep's folder:
 
+trials.json    the runs that are trials, before any of them starts: nobody else may take them for abandoned
 trials.jsonl   which trials were stopped early, and what a searcher proposed (a line each, as it happens)
 tuning.json    the stage is over: all trials, what was chosen and by which rule (`choice.py`; written last)
 """
@@ -11,7 +12,7 @@ tuning.json    the stage is over: all trials, what was chosen and by which rule 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from scaling.grid import Point, fingerprint, spec
 from scaling.options import Options, Recipe
 from scaling.plan import Plan, make_plan, plan_path, probe_fingerprint
 from scaling.planned import PlannedRun
-from scaling.rundir import RunDir, read_lines
+from scaling.rundir import RunDir, read_json, read_lines, write_json
 from scaling.tuning import Setting, rounded, settings
 
 SCHEMA = 1
@@ -71,6 +72,20 @@ class Tried:
 
 def log_path(root: Path, name: str) -> Path:
     return plan_path(root, name).with_name("trials.jsonl")
+
+
+def list_trials(trials: Iterable[Trial], root: Path, name: str) -> None:
+    """Writes trials.json; runs of earlier stages of the sweep stay in it, for their hours count too."""
+    path = plan_path(root, name).with_name("trials.json")
+    mine = {t.run.dir.run: {"group": "/".join(t.group), **asdict(t.setting)} for t in trials}
+    write_json(path, {**(read_json(path) or {}), **mine})
+
+
+def trial_dirs(root: Path, name: str) -> list[RunDir]:
+    """Of all trials that a sweep ever had, for whoever counts its hours."""
+    listed = set(read_json(plan_path(root, name).with_name("trials.json")) or {})
+    listed |= {line["run"] for line in read_lines(log_path(root, name))}
+    return [RunDir(root / "runs" / run) for run in sorted(listed)]
 
 
 def root_of(sweep: Sweep) -> Path:

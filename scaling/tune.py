@@ -44,6 +44,7 @@ from scaling.trials import (
     all_trials,
     groups_of,
     key_of,
+    list_trials,
     log_path,
     look,
     point_of,
@@ -149,6 +150,13 @@ class Journal(ray_tune.Callback):  # type: ignore[misc]
     def __init__(self, log: Path, say: Callable[[str], None]) -> None:
         self.log, self.say = log, say
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune pickles its callbacks for a restore that never comes, and a terminal's lock would not let it."""
+        return Journal, (self.log, print)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Journal:
+        return self
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         a: Assignment = trial.config["trial"]
         result = trial.last_result or {}
@@ -223,8 +231,9 @@ def run_tuning(
 ) -> Tuning:
     """Carries the stage out, or takes it up where it was, and keeps what it found. At once if that is there already.
 
-    The caller holds the root's driver lock. Raises SpecError when no node can ever run a trial or optuna is not
-    installed, and RunFailed when an anchor is left without a finished trial.
+    The caller holds the root's driver lock. The sweep's `budget` guards the grid, not this stage, whose cost is known
+    before: at most its trials to their end, as `scaling plan` says. Raises SpecError when no node can ever run a trial
+    or optuna is not installed, and RunFailed when an anchor is left without a finished trial.
     """
     assert sweep.tune is not None
     root = Path(sweep.root).resolve()
@@ -237,6 +246,7 @@ def run_tuning(
     plan = trial_plan(sweep, document, source)
     stage = Stage(plan, sweep, say)
     if stage.waiting():
+        list_trials(all_trials(plan, sweep), root, sweep.name)
         code = freeze(root)
         with cluster(address, code):
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -36,12 +36,14 @@ from scaling.trials import (
     all_trials,
     groups_of,
     key_of,
+    list_trials,
     log_path,
     look,
     models_of,
     root_of,
     smoothed,
     stopped_early,
+    trial_dirs,
     trial_of,
     trial_plan,
     validation_error,
@@ -254,6 +256,16 @@ def test_the_key_of_a_stage_changes_with_its_trials_alone(make: Callable[..., tu
         ("image_size: 32,", "image_size: 32, seed: 1,"),
     ):
         assert key_of(make(other)[0], group) != key, other
+
+
+def test_trials_are_listed_before_they_start_and_stay_listed(make: Callable[..., tuple[Sweep, Plan]]) -> None:
+    sweep, plan = make()
+    first = all_trials(plan, sweep)
+    list_trials(first[:3], plan.root, sweep.name)
+    list_trials(first[2:5], plan.root, sweep.name)
+    append_line(log_path(plan.root, sweep.name), {"key": "of another stage", "what": "proposed", "run": "0123456789ab"})
+    expected = {trial.run.dir.run for trial in first[:5]} | {"0123456789ab"}
+    assert {run.run for run in trial_dirs(plan.root, sweep.name)} == expected
 
 
 # --- what directories say -----------------------------------------------------------------------------------------
@@ -686,14 +698,16 @@ def test_what_no_node_has_is_refused_instead_of_waited_for(tmp_path: Path, asked
 STAGE = """\
 import sys
 from pathlib import Path
+from rich.console import Console
 from scaling.config import load
+from scaling.live import View
 from scaling.plan import open_source
 from scaling.tune import run_tuning
 
 if __name__ == "__main__":
     sweep, document = load(Path(sys.argv[1]))
     sweep, source = open_source(sweep, document)
-    run_tuning(sweep, document, source, say=lambda line: print(line, flush=True))
+    run_tuning(sweep, document, source, say=View(Console()).say)
 """
 
 
