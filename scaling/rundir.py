@@ -1,5 +1,4 @@
 """The directory of a run: the truth about it, named by its fingerprint. Standard library only.
-
 job.json        what to do: spec, data, tasks, probes      (driver, before each attempt)
 lease.json      the one attempt that may write             (driver, before each attempt)
 heartbeat.json  who works on it; its mtime is the newest sign of life (worker)
