@@ -372,7 +372,7 @@ def cluster(address: str | None, code: Path) -> Iterator[None]:
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "scaling"}
-    before = signal.getsignal(signal.SIGTERM)  # Ray takes it for itself
+    before = signal.getsignal(signal.SIGTERM)
     if address:
         ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": str(code)}}, **common)
     else:
@@ -380,9 +380,11 @@ def cluster(address: str | None, code: Path) -> Iterator[None]:
         # "local", else Ray joins whatever cluster it finds running here
         own = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         ray.init(num_cpus=machine.cpus(), **own, **common)
-    with contextlib.suppress(ValueError):  # not the main thread: then Ray took nothing
-        signal.signal(signal.SIGTERM, before)
+    with contextlib.suppress(ValueError):  # not the main thread: no signal comes here
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray took it for itself; trials are to be saved
     try:
         yield
     finally:
         ray.shutdown()
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, before)
