@@ -265,6 +265,8 @@ class Driver:
             self._finish(sweeping, run, event)
         elif event.kind == "failed" and event.failure:
             sweeping.failed[key] = event.failure
+            if event.failure == "hang":  # which its process, killed for it, could not say
+                run.dir.fail(event.failure, event.error)
             self.view.say(describe_failure(run))
         elif event.kind == "cancelled":
             sweeping.cancelled.add(key)

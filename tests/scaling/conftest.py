@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +147,35 @@ class Pretend:
 @pytest.fixture
 def pretend() -> Pretend:
     return Pretend()
+
+
+@pytest.fixture(scope="session")
+def stored() -> Callable[[Path], dict[str, Any]]:
+    """Asks the tables of a root's MLflow database, without MLflow, for what must be there once.
+
+    runs: fingerprint -> how often; running: runs that are not closed; duplicates: points sent twice; points: their
+    number; losses: fingerprint -> (step, train/loss).
+    """
+    alive = "FROM tags JOIN runs USING (run_uuid) WHERE tags.key = 'scaling.run' AND lifecycle_stage = 'active'"
+
+    def ask(root: Path) -> dict[str, Any]:
+        with closing(sqlite3.connect(root / "mlflow.db")) as database:
+
+            def rows(query: str) -> list[tuple]:
+                return database.execute(query).fetchall()
+
+            losses: dict[str, list[tuple[int, float]]] = {}
+            for run, step, value in rows(
+                f"SELECT tags.value, m.step, m.value {alive.replace('WHERE', 'JOIN metrics m USING (run_uuid) WHERE')}"
+                " AND m.key = 'train/loss' ORDER BY m.step"
+            ):
+                losses.setdefault(run, []).append((step, value))
+            return {
+                "runs": dict(rows(f"SELECT tags.value, count(*) {alive} GROUP BY tags.value")),
+                "running": rows("SELECT name FROM runs WHERE status = 'RUNNING'"),
+                "duplicates": rows("SELECT * FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1"),
+                "points": rows("SELECT count(*) FROM metrics")[0][0],
+                "losses": losses,
+            }
+
+    return ask
