@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,9 @@ QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes and over 1 GB for features we do not use
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+
+PAGE = "#/experiments?workflowType=machine_learning"
+"""The pages for training; without it a browser opens those for language models."""
 
 
 def server_command(uri: str, artifacts: Path, host: str, port: int) -> list[str]:
@@ -32,14 +34,10 @@ def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def serve(uri: str, artifacts: Path, host: str = "127.0.0.1", port: int = 5000) -> int:
-    """Serves until interrupted; the exit code. A store that is a server already is only named: 0."""
+    """Becomes the server, which ends by Ctrl-C or a signal. A store that is a server already is only named: 0."""
     if uri.startswith(("http://", "https://")):
         print(f"MLflow serves this store at {uri}")
         return 0
-    print(f"MLflow at http://{host}:{port} over {uri}; Ctrl-C ends it", flush=True)
-    with subprocess.Popen(server_command(uri, artifacts, host, port), env=server_environment(os.environ)) as server:
-        try:
-            return server.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the server too, which closes by itself
-            server.wait()
-            return 0
+    command = server_command(uri, artifacts, host, port)
+    print(f"MLflow at http://{host}:{port}/{PAGE} over {uri}; Ctrl-C ends it", flush=True)
+    return os.execve(command[0], command, server_environment(os.environ))

@@ -759,7 +759,7 @@ def placed(plan: Plan, root: Path, store: str) -> Plan:
     here = moved(plan, root)
     here.root.mkdir()
     if "://" in store:
-        return at_store(here, store, root.name)
+        return at_store(here, store, f"killed-{root.name}")
     shutil.copy(store, here.root / "mlflow.db")
     return here
 
