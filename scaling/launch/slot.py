@@ -132,6 +132,7 @@ class Slot:
             for source, target in ((nothing, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
             with suppress(OSError):
+                Path("/proc/self/comm").write_text(f"run {Path(order['path']).name[:11]}")  # for `top`; 15 bytes fit
                 Path("/proc/self/oom_score_adj").write_text(RUNS_ARE_KILLED_FIRST)
             os.environ.update(order["env"])
             code = carry_out(order)

@@ -55,6 +55,7 @@ def main():
 def act(path, token, *, calibrate):
     job = json.loads((Path(path) / "job.json").read_text())
     seen = {"pid": os.getpid(), "slot": os.getppid(), "calibrate": calibrate, "mark": MARK, "env": dict(os.environ)}
+    seen["name"] = Path("/proc/self/comm").read_text().strip()
     draft = Path(path) / ".seen"
     draft.write_text(json.dumps(seen))
     draft.rename(Path(path) / "seen.json")
@@ -218,6 +219,7 @@ def test_runs_side_by_side_end_in_their_own_time(launcher: Launcher, submit: Mak
 def test_a_run_sees_its_threads_and_no_gpu_it_was_not_given(launcher: Launcher, submit: Make) -> None:
     made = submit("one")
     collect(launcher)
+    assert seen(made)["name"] == "run one"
     assert seen(made)["env"]["OMP_NUM_THREADS"] == "1"
     assert seen(made)["env"]["CUDA_VISIBLE_DEVICES"] == ""
 
@@ -305,6 +307,11 @@ def test_the_real_worker_fails_its_own_run_alone(launcher: Launcher, submit: Mak
     ended = collect(launcher, 2)
     assert [ended[run].code for run in ("a", "b")] == [EXIT_FAILED] * 2
     assert all("ValidationError" in (each.path / "log.txt").read_text() for each in orders)
+    if isinstance(launcher, LocalLauncher):
+        slot = launcher._slots[None].pid
+        assert len(list(Path(f"/proc/{slot}/task").iterdir())) == 1, (
+            "a thread that torch started would not survive a fork"
+        )
 
 
 def test_the_real_worker_is_fenced_by_a_later_attempt(launcher: Launcher, submit: Make) -> None:
