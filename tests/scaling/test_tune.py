@@ -25,7 +25,7 @@ from scaling.document import Document
 from scaling.errors import RunFailed, SpecError
 from scaling.launch.launcher import Ended, Node, Order, Resources
 from scaling.options import Recipe
-from scaling.plan import Plan, make_plan, open_source
+from scaling.plan import Plan, load_plan, make_plan, open_source
 from scaling.records import ProbeResult, RunRecord
 from scaling.rundir import RunDir, append_line, write_json
 from scaling.trialrun import Assignment, TrialRun, bundle, resources_of, rungs_of
@@ -807,3 +807,38 @@ def test_a_stage_killed_midway_repeats_no_finished_trial_and_comes_to_its_end(
     assert {one.status for one in tuning.tried} <= {"done", "stopped"}
     assert all(b.run in {t.run for t in tuning.tried if t.status == "done"} for b in tuning.best)
     assert len(groups_of(sweep)) == len(tuning.best) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_scaling_run_tunes_first_and_its_grid_goes_on_from_the_best_trials(tmp_path: Path) -> None:
+    text = ONE_ALGORITHM.replace(BETWEEN, BETWEEN + "\n  trials: 3").replace(
+        "mixture: [all, ct_only]", "mixture: [all]"
+    )
+    text = text.replace("mixture: [all, ct_only]", "mixture: [all]").replace("  ct_only: {ct: 1}\n", "")
+    text = text.replace("n_images: [16, 32]", "n_images: [32]")
+    sweep, state = tmp_path / "sweep.yaml", tmp_path / "state"
+    sweep.write_text(f"{text}baselines: []\nroot: {state}\n")
+    command = ["run", str(sweep), "--launcher", "inline", "--tracking", "none", "--out", str(tmp_path / "report")]
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as session:
+        done = subprocess.run(
+            [sys.executable, "-m", "scaling.cli", *command],
+            capture_output=True,
+            text=True,
+            timeout=280,
+            env={**os.environ, "RAY_TMPDIR": session},
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = load_plan(state, "tiny")
+    tuning = finished(plan.sweep, state)
+    assert tuning is not None
+    lrs = {run.point.model: run.spec.options.lr.base for run in plan.runs if isinstance(run.spec.options, Recipe)}
+    assert lrs == {choice.model: choice.lr for choice in tuning.choices}
+    shared = {best.run for best in tuning.best}
+    assert shared <= {run.dir.run for run in plan.runs}
+    for run in plan.runs:
+        assert run.done
+        # the best trials were trained as trials, and the grid only probed them
+        assert ended(run.dir.path) == (2 if run.dir.run in shared else 1)
+    assert "## Tuning" in (tmp_path / "report" / "report.md").read_text()
+    assert (tmp_path / "report" / "figures" / "tuning.png").exists()
