@@ -219,19 +219,23 @@ def _open_database(database: Path) -> int:
             rest.unlink()
         with beside(database) as draft:
             SqlAlchemyStore(f"sqlite:///{draft}", str(database.parent)).engine.dispose()
-    if not _on_network(database):
+    if not _on_network(database, _mounts()):
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # persistent, and a third of the time per write
     return _inode(database)
 
 
-def _on_network(path: Path) -> bool:
-    """Whether a path lies on a network file system, where the system tells."""
+def _mounts() -> str:
+    """A line per file system: device, place, kind, options; empty where the system does not tell."""
     try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+        return Path("/proc/mounts").read_text()
     except OSError:
-        return False
-    under = [(where, kind) for where, kind in mounts if path.is_relative_to(where.replace("\\040", " "))]
+        return ""
+
+
+def _on_network(path: Path, mounts: str) -> bool:
+    placed = [(where.replace("\\040", " "), kind) for _, where, kind, *_ in map(str.split, mounts.splitlines())]
+    under = [(where, kind) for where, kind in placed if path.is_relative_to(where)]
     return bool(under) and max(under, key=lambda mount: len(mount[0]))[1].startswith(NETWORK_FILESYSTEMS)
 
 

@@ -488,6 +488,16 @@ def test_a_server_that_dies_costs_seconds(tmp_path: Path, monkeypatch: pytest.Mo
         assert time.monotonic() - started < 30
 
 
+def test_a_database_on_a_network_file_system_is_known_as_such() -> None:
+    from scaling.tracking.store import _on_network
+
+    mounts = "/dev/sda / ext4 rw 0 0\nlab:/a /data nfs4 rw 0 0\n/dev/sdb /data/fast\\040disk xfs rw 0 0\n"
+    assert _on_network(Path("/data/root/mlflow.db"), mounts)
+    assert not _on_network(Path("/data/fast disk/mlflow.db"), mounts)
+    assert not _on_network(Path("/database/mlflow.db"), mounts)
+    assert not _on_network(Path("/data/mlflow.db"), "")
+
+
 # --- several sweeps, several processes ------------------------------------------------------------------------------
 
 
@@ -816,6 +826,7 @@ def test_a_driver_killed_at_a_call_of_each_kind_leaves_nothing_double_or_missing
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_driver_killed_at_every_call_leaves_nothing_double_or_missing(tmp_path: Path, database: Path) -> None:
     assert kills(tmp_path, str(database), "all") > 50
 
@@ -872,6 +883,7 @@ def test_a_server_has_it_all_over_http(tmp_path: Path, server: str, report: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_driver_killed_at_any_call_to_a_server_leaves_nothing_double_or_missing(tmp_path: Path, server: str) -> None:
     assert kills(tmp_path, server, "half") > 20
 
@@ -963,6 +975,7 @@ def test_postgresql_has_it_all(tmp_path: Path, postgres: str, report: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_driver_killed_at_any_call_to_postgresql_leaves_nothing_double_or_missing(
     tmp_path: Path, postgres: str
 ) -> None:
