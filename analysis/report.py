@@ -122,7 +122,11 @@ class Writer:
             "per trial: a runner-up nearly as good means that the optimum is no better known than their distance; the "
             "neighbours tried, lr_below and lr_above, bracket it where loss has one minimum."
         )
-        grid = "What the grid trains with: tried at this size, or by the rule between or beyond the anchors."
+        grid = (
+            "What the grid trains with: tried at this size, or by the rule between or beyond the anchors. slope_low "
+            "and slope_high bound the rule's exponent if each optimum lies anywhere between the neighbours tried; they are "
+            "no confidence interval."
+        )
         return Section(
             title="Tuning",
             blocks=[

@@ -67,6 +67,9 @@ class Line:
     slope: float
     intercept: float
     n_anchors: int
+    slope_low: float | None = None
+    """Least slope if each anchor's optimum lies anywhere between the neighbours tried; None where one is open."""
+    slope_high: float | None = None
 
     def at(self, n_params: float) -> float:
         return math.exp(self.intercept + self.slope * math.log(n_params))
@@ -170,7 +173,26 @@ def fit_line(anchors: Sequence[Best], *, flat: bool) -> Line:
     x_mean, y_mean = sum(x) / len(x), sum(y) / len(y)
     spread = sum((a - x_mean) ** 2 for a in x)
     slope = 0.0 if flat or spread == 0 else sum((a - x_mean) * (b - y_mean) for a, b in zip(x, y, strict=True)) / spread
-    return Line(algorithm=anchors[0].algorithm, slope=slope, intercept=y_mean - slope * x_mean, n_anchors=len(anchors))
+    low, high = _bounds(anchors, [(a - x_mean) / spread for a in x]) if slope else (None, None)
+    return Line(
+        algorithm=anchors[0].algorithm,
+        slope=slope,
+        intercept=y_mean - slope * x_mean,
+        n_anchors=len(anchors),
+        slope_low=low,
+        slope_high=high,
+    )
+
+
+def _bounds(anchors: Sequence[Best], weights: Sequence[float]) -> tuple[float | None, float | None]:
+    """Of a slope that is the sum of weight x ln lr, for every lr between its neighbours."""
+    low = high = 0.0
+    for weight, anchor in zip(weights, anchors, strict=True):
+        if anchor.lr_below is None or anchor.lr_above is None:
+            return None, None
+        ends = sorted(weight * math.log(lr) for lr in (anchor.lr_below, anchor.lr_above))
+        low, high = low + ends[0], high + ends[1]
+    return low, high
 
 
 def choose(sweep: Sweep, best: Sequence[Best], lines: Sequence[Line]) -> Iterator[Choice]:
@@ -234,7 +256,7 @@ def rows_of(tuning: Tuning) -> Iterator[dict[str, Any]]:
     for c in tuning.choices:
         kept = {name: getattr(c, name) for name in TUNING_COLUMNS if hasattr(c, name)}
         line = lines.get(c.algorithm)
-        law = {"slope": line.slope, "intercept": line.intercept} if line else {}
+        law = {name: getattr(line, name) for name in ("slope", "slope_low", "slope_high", "intercept")} if line else {}
         yield {**kept, **law, "kind": "choice", "status": c.how}
 
 
@@ -274,6 +296,8 @@ def outcome(tuning: Tuning) -> Iterator[str]:
         mine = ", ".join(f"{c.model} {c.lr:g}" for c in tuning.choices if c.algorithm == algorithm)
         line = lines.get(algorithm)
         law = f", lr ~ n_params^{line.slope:.3g}" if line and tuning.rule == "power" and line.n_anchors > 1 else ""
+        if line and line.slope_low is not None and line.slope_high is not None:
+            law += f" ({line.slope_low:.2g} to {line.slope_high:.2g} by the neighbours tried)"
         yield f"tuned {algorithm} by the rule {tuning.rule}{law}: lr {mine}"
     for warning in tuning.warnings:
         yield f"tuned, but {warning}"

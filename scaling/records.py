@@ -68,6 +68,8 @@ TUNING_COLUMNS: dict[str, str] = {
     "score": "what finished trials are judged by, lower is better: the loss or the validation error of a read-out",
     "best": "whether a trial is the best of its anchor",
     "slope": "of a choice: exponent of lr in n_params by the rule; missing where the rule has no line",
+    "slope_low": "of a choice: least slope if each anchor's optimum lies anywhere between the neighbours tried",
+    "slope_high": "the greatest one; both missing where a best value has no neighbour on one side",
     "intercept": "of a choice: ln lr at one parameter by the rule",
 }
 """Tuning table: one row per trial and one per algorithm and model of the grid."""

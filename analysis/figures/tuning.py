@@ -20,7 +20,7 @@ TOP = 0.97
 
 def trials(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per trial, as `scaling.records.TUNING_COLUMNS`, in the order of the learning rate."""
-    mine = rows[rows["kind"] == "trial"].drop(columns=["kind", "slope", "intercept"])
+    mine = rows[rows["kind"] == "trial"].drop(columns=["kind", "slope", "slope_low", "slope_high", "intercept"])
     return mine.sort_values(["algorithm", "n_params", "lr", "weight_decay"], kind="stable").reset_index(drop=True)
 
 
@@ -57,7 +57,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 def choices(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per algorithm and model of the grid: what it trains with, and whether that was tried there."""
     mine = rows[rows["kind"] == "choice"].rename(columns={"status": "how"})
-    kept = ["algorithm", "model", "n_params", "lr", "weight_decay", "how", "slope"]
+    kept = ["algorithm", "model", "n_params", "lr", "weight_decay", "how", "slope", "slope_low", "slope_high"]
     return mine.sort_values(["algorithm", "n_params"], kind="stable")[kept].reset_index(drop=True)
 
 
@@ -155,7 +155,9 @@ def _rule_words(law: pd.DataFrame) -> str:
     slope = float(law["slope"].iloc[0])
     if not np.isfinite(slope):
         return "nearest anchor's"
-    return f"lr ~ N^{slope:.2g}" if slope else "one lr for all"
+    low, high = float(law["slope_low"].iloc[0]), float(law["slope_high"].iloc[0])
+    bounds = f" ({low:.2g} to {high:.2g})" if np.isfinite(low) and np.isfinite(high) else ""
+    return f"lr ~ N^{slope:.2g}{bounds}" if slope else "one lr for all"
 
 
 def _handles(tried: pd.DataFrame, chosen: pd.DataFrame, colour: dict[str, str], marker: dict[str, str]) -> list[Line2D]:

@@ -45,7 +45,7 @@ def made_up(**changes: Any) -> pd.DataFrame:
         for model, n in SIZES.items():
             how = "between anchors" if model == "vit_femto" else "tried"
             lr = np.exp(INTERCEPT + SLOPE * np.log(n))
-            law = {"slope": SLOPE, "intercept": INTERCEPT}
+            law = {"slope": SLOPE, "slope_low": -0.9, "slope_high": -0.1, "intercept": INTERCEPT}
             rows.append(
                 {
                     "kind": "choice",
@@ -86,6 +86,7 @@ def test_every_panel_has_a_title_and_labels(tmp_path: Path) -> None:
 
 def test_the_line_that_is_drawn_is_the_rules() -> None:
     right = draw(made_up(), ylabel="loss").axes[1]
+    assert right.get_title() == "dinov2: lr ~ N^-0.5 (-0.9 to -0.1)"
     longest = max(right.lines, key=lambda line: len(line.get_xdata()))
     x, y = (np.asarray(values, float) for values in longest.get_data())
     np.testing.assert_allclose(y, np.exp(INTERCEPT) * x**SLOPE)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaling.choice import best_of, conclude, finished, fit_line, save, tuned_options, tuning_path
+from scaling.choice import Best, best_of, conclude, finished, fit_line, save, tuned_options, tuning_path
 from scaling.config import Sweep, load, parse
 from scaling.document import Document
 from scaling.errors import RunFailed, SpecError
@@ -446,6 +446,19 @@ def test_a_line_through_three_anchors_is_the_least_squares_fit() -> None:
     slope, intercept = np.polyfit(np.log([1e4, 1e5, 1e6]), np.log([1e-2, 6e-3, 1e-3]), 1)
     assert (line.slope, line.intercept) == pytest.approx((slope, intercept))
     assert fit_line(best, flat=True).at(123.0) == pytest.approx((1e-2 * 6e-3 * 1e-3) ** (1 / 3))
+
+
+def test_the_slope_is_bounded_by_the_neighbours_of_its_anchors_and_by_nothing_at_an_edge() -> None:
+    def anchor(n_params: float, *lrs: float) -> Best:
+        return best_of([tried_of(lr, abs(i - 1), n_params=n_params) for i, lr in enumerate(lrs)])
+
+    line = fit_line([anchor(1e4, 2e-3, 4e-3, 8e-3), anchor(1e6, 1e-3, 2e-3, 4e-3)], flat=False)
+    decades = math.log(100)
+    assert line.slope == pytest.approx(math.log(2e-3 / 4e-3) / decades)
+    assert line.slope_low == pytest.approx(math.log(1e-3 / 8e-3) / decades)
+    assert line.slope_high == pytest.approx(math.log(4e-3 / 2e-3) / decades)
+    edge = fit_line([anchor(1e4, 2e-3, 4e-3), anchor(1e6, 1e-3, 2e-3, 4e-3)], flat=False)
+    assert (edge.slope_low, edge.slope_high) == (None, None)
 
 
 @pytest.mark.parametrize(
