@@ -48,16 +48,16 @@ def _watch(plan: Plan) -> int:
     """Until it is over, or nobody works on it any more."""
     from rich.live import Live
 
-    from scaling.live import LINES_BESIDE_RUNS, headline, standing
+    from scaling.live import LINES_BESIDE_RUNS, PLAIN_EVERY, headline, standing
     from scaling.standings import look
 
     console = console_of()
-    now, last = look(plan), ""
+    now, told = look(plan), 0.0
     if not console.is_terminal:
         while now.driver and (now.snapshot.running or any(now.snapshot.waiting.values())):
-            if headline(now.snapshot) != last:
-                last = headline(now.snapshot)
-                say(console, last)
+            if time.monotonic() - told > PLAIN_EVERY:
+                told = time.monotonic()
+                say(console, headline(now.snapshot))
             time.sleep(WATCH_SECONDS)
             now = look(plan)
         say(console, headline(now.snapshot))

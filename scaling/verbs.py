@@ -204,6 +204,9 @@ def cancel(options: argparse.Namespace) -> int:
 
     plan = kept(options)
     runs = [run for run in chosen(plan, options.selection) if not plan.unique()[run].done]
+    if not runs:
+        print(f"{plan.sweep.name}: nothing to cancel, what was named is done")
+        return DONE
     control.cancel(plan.root, plan.sweep.name, runs)
     _tell_driver(plan, f"{plan.sweep.name}: {len(runs)} run{'s' * (len(runs) != 1)} cancelled; `resume` takes it back")
     return DONE

@@ -170,6 +170,15 @@ def test_orders_are_kept_for_the_driver(
     assert Control.read(kept.folder).stop == "save"
 
 
+def test_what_is_done_cannot_be_cancelled(
+    kept: Plan, ask: Callable[..., int], pretend: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend.done(kept.runs[0])
+    assert ask("cancel", kept.runs[0].dir.run) == 0
+    assert capsys.readouterr().out == "tiny: nothing to cancel, what was named is done\n"
+    assert Control.read(kept.folder).cancelled == ()
+
+
 def test_a_selection_with_mistakes_orders_nothing(
     kept: Plan, ask: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
