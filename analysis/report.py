@@ -123,9 +123,9 @@ class Writer:
             "neighbours tried, lr_below and lr_above, bracket it where loss has one minimum."
         )
         grid = (
-            "What the grid trains with: tried at this size, or by the rule between or beyond the anchors. slope_low "
-            "and slope_high bound the rule's exponent if each optimum lies anywhere between the neighbours tried; they are "
-            "no confidence interval."
+            "What the grid trains with: tried at this size, or by the rule between or beyond the anchors. The rule's "
+            "exponent lies from slope_low to slope_high if each optimum lies anywhere between the neighbours tried; "
+            "that is no confidence interval."
         )
         return Section(
             title="Tuning",
