@@ -6,6 +6,7 @@ all sweeps of a root; a second `scaling run` hands its sweep over and watches (`
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
@@ -16,6 +17,7 @@ from uuid import uuid4
 
 from scaling.calibration import load_calibrations
 from scaling.control import Control, sweep_folder
+from scaling.errors import RunFailed
 from scaling.launch.launcher import Launcher
 from scaling.live import View
 from scaling.mirror import Mirror
@@ -30,6 +32,9 @@ from scaling.sweeping import Sweeping
 
 TICK_SECONDS, LOOK_SECONDS, SYNC_SECONDS = 0.5, 1.0, 10.0
 """Longest wait for what ends; between looks at control files and drawings; between looks at the curves for MLflow."""
+
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class Driver:
@@ -136,7 +141,10 @@ class Driver:
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def carry_out(self) -> None:
-        """Until nothing more is to be done of any sweep; the launcher is closed at the end, however that comes."""
+        """Until nothing more is to be done of any sweep; the launcher is closed at the end, however that comes.
+
+        Raises RunFailed when the root cannot be written any more.
+        """
         try:
             while not all(self._settled(sweeping) for sweeping in self.sweeps.values()):
                 self.look()
@@ -145,6 +153,11 @@ class Driver:
                     time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
             self._looked = 0.0
             self.look()
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            what = f"{self.root} takes no more ({error.strerror}), so nothing could be kept of what runs"
+            raise RunFailed(f"{what}; make room, then give the same command again: it goes on from here") from error
         finally:
             self.launcher.close()
 

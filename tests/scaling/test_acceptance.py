@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -40,6 +40,7 @@ from scaling.cli import main
 from scaling.config import load
 from scaling.control import sweep_folder
 from scaling.driver import Driver
+from scaling.errors import RunFailed
 from scaling.failures import EXIT_FENCED, POLICIES
 from scaling.launch.launcher import Ended, LaunchOptions, Node, Order, Resources
 from scaling.launch.local import LocalLauncher
@@ -303,6 +304,35 @@ def test_a_loss_that_is_not_a_number_is_a_result(endure: Endure) -> None:
     assert gone.run.dir.failure() is None
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A root on a disk of its own."""
+    root = tmp_path / "state"
+    root.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(root)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a disk needs root")
+    yield root
+    subprocess.run(["umount", "--lazy", str(root)], check=True)
+
+
+def test_a_disk_that_fills_up_loses_nothing_and_the_driver_says_so(endure: Endure, small_disk: Path) -> None:
+    filler = small_disk / "of somebody else"
+
+    def fill(pid: int, run: RunDir) -> None:
+        with open(filler, "wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    often = ("precision: fp32", "precision: fp32, checkpoint_minutes: 0")
+    with pytest.raises(RunFailed, match=r"No space left on device.*give the same command again"):
+        endure(fill, 1, often)
+    filler.unlink()
+    gone = endure(send(0), 0, often)
+    assert gone.code == 0
+    assert [line["step"] for line in gone.run.dir.metrics()] == list(range(1, 101))
+
+
 # --- 8: fencing -------------------------------------------------------------------------------------------------
 
 
@@ -482,6 +512,7 @@ def test_a_database_deleted_midway_is_whole_again_by_sync(sweep_file: Write, tmp
     plan, database = plan_of(path), tmp_path / "state" / "mlflow.db"
     process = started(path, tmp_path / "log")
     until(lambda: (database.exists() and any(run.done for run in plan.runs)) or process.poll() is not None)
+    assert process.poll() is None, (tmp_path / "log").read_text()
     for file in database.parent.glob("mlflow.db*"):
         file.unlink()
     assert process.wait(GUARD) == 0, (tmp_path / "log").read_text()
