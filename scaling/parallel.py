@@ -70,6 +70,11 @@ class Draws:
     def device(self) -> torch.device:
         return self.generator.device
 
+    @property
+    def share(self) -> float:
+        """Of the whole batch that is here."""
+        return 1.0 if self.part is None else self.part.share
+
     def uniform(self, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform values; the first axis is images, or several groups of them one after the other."""
         return self.rows(self.of_all((self.n_all(shape[0]), *shape[1:]), low, high))

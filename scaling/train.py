@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from scaling import checkpoint, parallel
-from scaling.algorithms.algorithm import Algorithm
+from scaling.algorithms.algorithm import Algorithm, Coupled
 from scaling.attempt import Attempt
 from scaling.catalog import ALGORITHMS
 from scaling.cost import shape_of
@@ -157,33 +157,41 @@ class Training:
             self.tail_steps += 1
 
     def _differentiate(self, algorithm: Algorithm, indices: Tensor, progress: float) -> None:
-        """Gradients, loss and terms of the global batch, from this rank's micro-batches and the other ranks'.
+        """Gradients, loss and terms of the global batch, from this rank's micro-batches and the other ranks'."""
+        if self.n_micro > 1 and isinstance(algorithm, Coupled):
+            with _autocast(self.device, self.precision):
+                algorithm.look_ahead(self._parts(indices), progress=progress)
+        sums: dict[str, Tensor] = {}
+        for images, draws in self._parts(indices):
+            with _autocast(self.device, self.precision):
+                loss, terms = algorithm.loss(images, progress=progress, draws=draws)
+            if draws.share == 1:
+                loss.backward()
+                self.loss, self.terms = loss.detach(), terms
+                return
+            (loss * draws.share).backward()
+            for name, value in {"loss": loss.detach(), **terms}.items():
+                sums[name] = sums.get(name, 0) + value.float() * draws.share
+        parallel.reduce_gradients(self.trained)
+        means = parallel.total(torch.stack(list(sums.values())))
+        self.loss, *rest = means.unbind()
+        self.terms = dict(zip(list(sums)[1:], rest, strict=True))
 
-        The m-th micro-batches of all ranks are neighbours in the batch, so that what looks across images, such as
-        KoLeo, sees the same ones however a micro-batch is spread.
+    def _parts(self, indices: Tensor) -> Iterator[tuple[Tensor, Draws]]:
+        """Images and draws of this rank's micro-batches, the same ones however often a step goes through them.
+
+        The m-th micro-batches of all ranks are neighbours in the batch, so that gathered one after the other they are
+        in its order.
         """
         seed, n_ranks = step_seed(self.spec.seed, self.n_done), parallel.n_ranks()
-        sums: dict[str, Tensor] = {}
         for micro in range(self.n_micro):
             part = Part.of(len(indices), micro * n_ranks + parallel.rank(), self.n_micro * n_ranks)
             torch.manual_seed(seed)  # drop-path draws from the global generator
             self.generator.manual_seed(seed)
             for module in self.dropping:
                 module.part = part
-            batch = self.resident.index_select(0, part.rows(indices).to(self.device))
-            with _autocast(self.device, self.precision):
-                loss, terms = algorithm.loss(batch, progress=progress, draws=Draws(self.generator, part))
-            if part.share == 1:
-                loss.backward()
-                self.loss, self.terms = loss.detach(), terms
-                return
-            (loss * part.share).backward()
-            for name, value in {"loss": loss.detach(), **terms}.items():
-                sums[name] = sums.get(name, 0) + value.float() * part.share
-        parallel.reduce_gradients(self.trained)
-        means = parallel.total(torch.stack(list(sums.values())))
-        self.loss, *rest = means.unbind()
-        self.terms = dict(zip(list(sums)[1:], rest, strict=True))
+            images = self.resident.index_select(0, part.rows(indices).to(self.device))
+            yield images, Draws(self.generator, part)
 
     def tail_loss(self) -> float | None:
         mean = self.tail_sum.item() / self.tail_steps if self.tail_steps else math.nan

@@ -1,4 +1,4 @@
-"""The contract of an SSL algorithm: four members and one pure function of the shape.
+"""The contract of an SSL algorithm: four members and one pure function of the shape; a fifth if it couples images.
 
 To add one: a file with such a class, its options in `scaling/options.py`, a row in `scaling/catalog.py`; the contract
 tests then run it.
@@ -6,7 +6,8 @@ tests then run it.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -24,11 +25,22 @@ class Algorithm(Protocol):
 
         Both are means over the images: a step may ask for them part by part, here and in other processes, and weights
         each by its images. Random numbers come from `draws`, one for each image. What looks across images asks
-        `scaling.parallel` for those of other processes, every process as often and in the same order; parameters
-        without a gradient are the same in every part.
+        `scaling.parallel` for those of other processes, every process as often and in the same order, and is
+        `Coupled`; parameters without a gradient are the same in every part.
         """
         ...
 
     def after_step(self, progress: float) -> None:
         """What follows an optimiser step, once for all its parts, such as moving a teacher."""
+        ...
+
+
+@runtime_checkable
+class Coupled(Algorithm, Protocol):
+    """An algorithm whose loss looks across images, and is still that of the whole batch when a step has many parts."""
+
+    def look_ahead(self, parts: Iterable[tuple[Tensor, Draws]], *, progress: float) -> None:
+        """Takes from the images and draws of all parts here what `loss` must know of the others, part by part and
+        without gradients. Called before the losses of a step that has several parts in this process; `after_step`
+        forgets it."""
         ...

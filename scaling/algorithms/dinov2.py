@@ -2,9 +2,8 @@
 
 A student sees two global crops, some of their patches masked, and several local ones; a teacher, the running mean of
 the student, sees the global crops whole. DINO matches class tokens across crops, iBOT masked patches within a crop,
-KoLeo spreads the class tokens of a crop apart; it and Sinkhorn's centring look across the images of all processes but
-of one micro-batch only: with several, their loss is another one. The heads of DINO and iBOT are tied, as in the
-reference default.
+KoLeo spreads the class tokens of a crop apart; it and Sinkhorn's centring look across all images of a step, whichever
+processes and micro-batches have them. The heads of DINO and iBOT are tied, as in the reference default.
 Letters: B batch, G = 2 B global crops, L local crops, N patches, M masked patches of all crops, D width, P prototypes.
 """
 
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -83,9 +83,16 @@ class DINOv2(nn.Module):
         self.register_buffer("seen", torch.zeros(2, options.prototypes), persistent=False)
         self.masks_any = False
         """Whether the step masks any patch in any part."""
+        self.koleo_ahead: tuple[Tensor, Tensor] | None = None
+        """In a step of several parts: KoLeo of the whole batch and its gradient by all class tokens, (G, D)."""
+        self.columns_ahead: tuple[Tensor, Tensor] | None = None
+        """In a step of several parts: `sinkhorn_columns` of class tokens and of masked patches, (1, P) each."""
 
     def loss(self, images_BCHW: Tensor, *, progress: float, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum of the three terms, each returned beside it, with the teacher's entropy in nats."""
+        """Weighted sum of the three terms, each returned beside it, with the teacher's entropy in nats.
+
+        KoLeo is left out where it has no weight: there is then nothing to look ahead for.
+        """
         o = self.options
         crops_G, crops_L = self.crops(normalise(images_BCHW), draws)
         masked_GN, weight_M = self.masks(len(crops_G), crops_G.shape[-1], draws)
@@ -99,9 +106,11 @@ class DINOv2(nn.Module):
         terms = {
             "dino": dino_loss(logits_G, logits_L, cls_teacher, o.student_temp),
             "ibot": (cross_entropy(logits_M, patch_teacher, o.student_temp) * weight_M).sum() / len(crops_G),
-            "koleo": self.koleo(cls_G),
         }
-        total = o.dino_weight * terms["dino"] + o.ibot_weight * terms["ibot"] + o.koleo_weight * terms["koleo"]
+        total = o.dino_weight * terms["dino"] + o.ibot_weight * terms["ibot"]
+        if o.koleo_weight:
+            terms["koleo"] = self.koleo(cls_G, draws)
+            total = total + o.koleo_weight * terms["koleo"]
         entropy = torch.special.entr(cls_teacher).sum(dim=-1).mean()
         return total, {**{name: term.detach() for name, term in terms.items()}, "teacher_entropy": entropy}
 
@@ -144,11 +153,14 @@ class DINOv2(nn.Module):
     @torch.no_grad()
     def targets(self, crops_G: Tensor, masked_GN: Tensor, progress: float, part: Part | None) -> tuple[Tensor, Tensor]:
         """Teacher's distributions (G, P) of class tokens and (M, P) of the masked patches, centred and sharpened."""
-        start, end = self.options.teacher_temp
-        temperature = start + (end - start) * min(1.0, progress / WARMUP_TEACHER_TEMP)
+        temperature = self.temperature(progress)
         tokens_G = self.teacher["encoder"](crops_G)
         logits_G = self.teacher["head"](tokens_G[:, 0])
         logits_M = self.teacher["head"](tokens_G[:, 1:][masked_GN])
+        if self.columns_ahead is not None:
+            cls_columns, patch_columns = self.columns_ahead
+            cls = (logits_G / temperature + cls_columns).softmax(dim=-1)
+            return cls, (logits_M / temperature + patch_columns).softmax(dim=-1)
         if self.options.centering == "sinkhorn":
             return sinkhorn(logits_G / temperature), sinkhorn(logits_M / temperature)
         cls = ((logits_G - self.dino_centre) / temperature).softmax(dim=-1)
@@ -162,15 +174,54 @@ class DINOv2(nn.Module):
             self.seen[1] += logits_M.mean(dim=0) * (len(logits_M) / n_masked)
         return cls, patch
 
-    def koleo(self, cls_G: Tensor) -> Tensor:
-        """Of both crops, over the images of all processes, as a mean over those here."""
-        n = len(cls_G) // 2
-        both_BGD, start = parallel.gather(cls_G.float().unflatten(0, (2, n)).transpose(0, 1))
-        return torch.stack([koleo(both_BGD[:, i], start, n) for i in (0, 1)]).sum()
+    def temperature(self, progress: float) -> float:
+        """The teacher's."""
+        start, end = self.options.teacher_temp
+        return start + (end - start) * min(1.0, progress / WARMUP_TEACHER_TEMP)
+
+    def koleo(self, cls_G: Tensor, draws: Draws) -> Tensor:
+        """Of both crops over all images of the step, as a mean over those here."""
+        if self.koleo_ahead is not None:
+            value, gradient_G = self.koleo_ahead
+            zero_G = (cls_G - cls_G.detach()).float()  # all but its derivative
+            return value + (zero_G * draws.rows(gradient_G)).sum() / draws.share
+        both_BGD, start = parallel.gather(by_image(cls_G))
+        return torch.stack([koleo(both_BGD[:, i], start, len(cls_G) // 2) for i in (0, 1)]).sum()
+
+    @torch.no_grad()
+    def look_ahead(self, parts: Iterable[tuple[Tensor, Draws]], *, progress: float) -> None:
+        """KoLeo of the whole batch with its gradient, as in GradCache (Gao et al. 2021, arXiv 2101.06983), and what
+        Sinkhorn's centring multiplies the columns of the whole batch by.
+
+        Costs one more forward pass of the global crops, by the student if KoLeo has a weight and by the teacher for
+        Sinkhorn, and no activations; `train_flops` leaves it out. Until the step ends, KoLeo holds G D fp32 values, for
+        a moment some of these and the B^2 similarities it has without parts too. For a moment Sinkhorn holds the
+        teacher's (G + M) D tokens of this process: logits, P / D times as many, are made anew from them, part by part.
+        """
+        cls, teacher_cls, teacher_patches = [], [], []
+        for images_BCHW, draws in parts:
+            crops_G, _ = self.crops(normalise(images_BCHW), draws)
+            masked_GN, _ = self.masks(len(crops_G), crops_G.shape[-1], draws)
+            if self.options.koleo_weight:
+                tokens_G = self.encoder(crops_G, masked_BN=masked_GN, mask_token=self.mask_token)
+                cls.append(parallel.gather(by_image(tokens_G[:, 0]).clone())[0])  # a view would hold all tokens
+            if self.options.centering == "sinkhorn":
+                tokens_G = self.teacher["encoder"](crops_G)
+                teacher_cls.append(tokens_G[:, 0].clone())
+                teacher_patches.append(tokens_G[:, 1:][masked_GN])
+        if cls:
+            self.koleo_ahead = koleo_with_gradient(torch.cat(cls).transpose(0, 1).flatten(0, 1))
+        if teacher_cls:
+            self.columns_ahead = self._columns(teacher_cls, progress), self._columns(teacher_patches, progress)
+
+    def _columns(self, tokens: list[Tensor], progress: float) -> Tensor:
+        temperature = self.temperature(progress)
+        return sinkhorn_columns(lambda: (self.teacher["head"](part) / temperature for part in tokens))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """The teacher moves towards the student, less and less: momentum rises by a cosine. The centres follow it."""
+        self.koleo_ahead = self.columns_ahead = None
         start, end = self.options.ema
         momentum = end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
         for teacher, student in ((self.teacher["encoder"], self.encoder), (self.teacher["head"], self.head)):
@@ -215,6 +266,20 @@ def koleo(cls_BD: Tensor, start: int = 0, n: int | None = None) -> Tensor:
         return -(F.pairwise_distance(mine, nearest, eps=1e-8) + 1e-8).log().mean()
 
 
+def koleo_with_gradient(cls_G: Tensor) -> tuple[Tensor, Tensor]:
+    """Of both crops of all images, summed, and its gradient (G, D)."""
+    with torch.enable_grad():
+        cls_G = cls_G.detach().requires_grad_()
+        value = torch.stack([koleo(crops) for crops in cls_G.chunk(2)]).sum()
+        (gradient_G,) = torch.autograd.grad(value, cls_G)
+    return value.detach(), gradient_G
+
+
+def by_image(rows_G: Tensor) -> Tensor:
+    """(G, ...) -> (B, 2, ...), fp32: both crops of each image beside each other."""
+    return rows_G.float().unflatten(0, (2, -1)).transpose(0, 1)
+
+
 def sinkhorn(logits: Tensor, *, iterations: int = 3) -> Tensor:
     """Rows sum to 1, columns share the batch evenly (Caron et al. 2020, SwAV); an empty batch stays empty.
 
@@ -228,3 +293,19 @@ def sinkhorn(logits: Tensor, *, iterations: int = 3) -> Tensor:
         q = q / parallel.total(q.sum(dim=0, keepdim=True))
         q = q / q.sum(dim=1, keepdim=True)
     return q
+
+
+def sinkhorn_columns(parts: Callable[[], Iterable[Tensor]], *, iterations: int = 3) -> Tensor:
+    """(1, P) by which (logits + columns).softmax(dim=1) is `sinkhorn` of the rows of all parts and all processes.
+
+    `parts` gives the logits, one part after the other, once an iteration. Rows sum to 1 whatever their scale, so that
+    the columns' scales are all there is to know of the other rows. In logarithms, so that nothing underflows.
+    """
+    columns: Tensor | None = None
+    for _ in range(iterations):
+        rows = (logits if columns is None else (logits + columns).log_softmax(dim=1) for logits in parts())
+        sums, _ = parallel.gather(torch.stack([log_q.logsumexp(dim=0) for log_q in rows]))
+        total = sums.logsumexp(dim=0, keepdim=True)
+        columns = -total if columns is None else columns - total
+    assert columns is not None
+    return columns
