@@ -22,7 +22,7 @@ from scaling.mirror import Mirror, Tracking
 from scaling.plan import Plan
 from scaling.preflight import over_budget, preflight
 from scaling.provenance import freeze
-from scaling.runbody import usage
+from scaling.runbody import close_open_attempt, usage
 from scaling.sizing import Sizer
 from scaling.sweeping import ALL_DONE, BUDGET, INTERRUPTED, SOME_FAILED, Sweeping
 
@@ -94,6 +94,8 @@ def _watch(plan: Plan, asked: Asked, view: View) -> int | None:
 def _drive(
     plan: Plan, options: RunOptions, view: View, write_report: Callable[[Plan, Path], None], *, work: bool
 ) -> int:
+    for run in plan.runs:  # nobody else drives the root, so what is still open was a dead driver's
+        close_open_attempt(run.dir)
     mirrors: list[Mirror] = []
 
     def open_mirror(wanted: Plan) -> Mirror | None:
