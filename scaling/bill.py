@@ -13,7 +13,7 @@ from scaling.launch.launcher import Node
 from scaling.plan import Plan
 from scaling.planned import PlannedRun, Standing
 from scaling.preflight import changed_data, disk_bytes, free_bytes, over_budget, preflight, slots, warnings
-from scaling.runbody import Usage, usage
+from scaling.runbody import Usage, usage_of
 from scaling.sizing import Allotment, Sizer
 
 
@@ -202,7 +202,7 @@ def bill_of(
         plan=plan,
         nodes=nodes,
         lines=lines,
-        used=usage(plan.sweep.name, (run.dir for run in plan.unique().values())),
+        used=usage_of(plan),
         problems=[str(problem) for problem in preflight(plan, nodes, known)] if check else [],
         warnings=notes,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from scaling.attach import request, watch
+from scaling.bill import bill_of
 from scaling.calibration import load_calibrations
 from scaling.catalog import LAUNCHERS
 from scaling.control import Asked, DriverBusy, only_driver
@@ -20,10 +21,9 @@ from scaling.launch.launcher import Launcher, LaunchOptions, Node
 from scaling.live import View
 from scaling.mirror import Mirror, Tracking
 from scaling.plan import Plan
-from scaling.preflight import over_budget, preflight
+from scaling.preflight import preflight
 from scaling.provenance import freeze
-from scaling.runbody import close_open_attempt, usage
-from scaling.sizing import Sizer
+from scaling.runbody import close_open_attempt
 from scaling.sweeping import ALL_DONE, BUDGET, INTERRUPTED, SOME_FAILED, Sweeping
 
 
@@ -61,19 +61,8 @@ def carry_out(plan: Plan, options: RunOptions, view: View, write_report: Callabl
 
 def _affordable(plan: Plan, nodes: Sequence[Node], view: View) -> bool:
     """Asks a person before the budget is overspent; where nobody can answer, the answer is no."""
-    todo = [run for run in {run.dir.run: run for run in plan.runs}.values() if not run.done]
-    sizer, measured = Sizer(plan, nodes, load_calibrations(plan.root)), plan.measured()
-    estimates = [(sizer.size(run).resources, plan.estimate(run, measured)) for run in todo]
-    used = usage(plan.sweep.name, (run.dir for run in plan.runs))
-    known = [(given, seconds / 3600) for given, seconds in estimates if seconds is not None]
-    for unit, spent, hours in (
-        ("gpu", used.gpu_hours, [given.gpus * h for given, h in known]),
-        ("cpu", used.cpu_hours, [given.cpus * h for given, h in known]),
-    ):
-        over = over_budget(plan, spent, sum(hours) if hours else None, unit=unit)
-        if over and not _agreed(over, view):
-            return False
-    return True
+    question = bill_of(plan, nodes, check=False).question
+    return question is None or _agreed(question, view)
 
 
 def _agreed(over: str, view: View) -> bool:

@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from scaling.errors import RunFailed, SpecError
 
     options = _parser().parse_args(arguments)
+    if getattr(options, "launcher", "") == "auto":
+        options.launcher = "ray" if options.address else "local"
     try:
         return int(options.verb(options))
     except SpecError as error:
@@ -80,12 +82,15 @@ def _of_a_yaml(verb: Add) -> None:
     plan.add_argument("--all", action="store_true", help="a row per run, however many")
     for added in (run, calibrate):
         added.add_argument(
-            "--launcher", choices=("ray", "local", "inline"), default="ray", help="where runs go (default: ray)"
+            "--launcher",
+            choices=("auto", "ray", "local", "inline"),
+            default="auto",
+            help="where runs go: ray with --address, else processes of this machine (default: auto)",
         )
         added.add_argument(
             "--address",
             default=os.environ.get("RAY_ADDRESS"),
-            help="Ray cluster to join (default: $RAY_ADDRESS); without one Ray runs on this machine",
+            help="Ray cluster to join (default: $RAY_ADDRESS); `--launcher ray` without one starts Ray here",
         )
     calibrate.add_argument("--again", action="store_true", help="also what was measured before")
     run.add_argument(

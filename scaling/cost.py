@@ -160,12 +160,6 @@ class Evidence:
         return float(overhead), float(scaled) / unit
 
 
-def estimate_seconds(model: str, algorithm: str, train_flops: float, measured: Sequence[Measured]) -> float | None:
-    """Seconds a run will take by finished ones, None while nothing is known; for many runs, keep an `Evidence`."""
-    found = Evidence(measured).estimate(model, algorithm, train_flops)
-    return found.seconds if found else None
-
-
 class Calibrated:
     """Measurements of one kind of device, found by the shape they are of."""
 

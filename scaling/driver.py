@@ -56,6 +56,7 @@ class Driver:
         self.interrupted = False
         self._open_mirror = open_mirror
         self._main = ""
+        self._most_at_once = 0
         self._code: Path | None = None
         self._seen: dict[Path, int] = {}
         self._looked = self._synced = 0.0
@@ -119,6 +120,7 @@ class Driver:
         for key in keys:
             run = sweeping.runs[key]
             given = sizer.size(run)
+            sweeping.forecast.allot(run, given)
             cost = run.cost.train_flops * (key not in sweeping.trained)
             self.scheduler.add(
                 Task(
@@ -190,7 +192,8 @@ class Driver:
 
     def _draw(self, now: float) -> None:
         why = self.scheduler.why_waiting()
-        slots = max(1, len(self.scheduler.running))
+        self._most_at_once = max(self._most_at_once, len(self.scheduler.running))
+        slots = max(self._most_at_once, 1)
         for sweeping in self.sweeps.values():
             mine = {key: reason for key, reason in why.items() if key in sweeping.runs}
             snapshot = sweeping.snapshot(self._attempts(sweeping.name), mine, now, slots)
@@ -310,7 +313,7 @@ class Driver:
                 f"diverged {run.point}" + (f" after {record.images_seen:,} images: {record.reason}" if record else "")
             )
         else:
-            sweeping.measured.append(run.measured(event.seconds, probes_only=key in sweeping.trained))
+            sweeping.forecast.learn(run, event.seconds, probes_only=key in sweeping.trained)
 
     def _share(self, sweeping: Sweeping, event: Event) -> None:
         """Another sweep that wants the same run gets its result, or its own try where there is none."""

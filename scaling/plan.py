@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaling.catalog import SOURCES
 from scaling.config import DataOptions, Sweep, parse
-from scaling.cost import Measured, cost_of, estimate_seconds
+from scaling.cost import Measured, cost_of
 from scaling.data.mixture import Nested, TooFewImages
 from scaling.data.source import Pool, Source, TaskInfo
 from scaling.document import Document
@@ -76,8 +76,10 @@ class Plan:
 
     @property
     def tracking_uri(self) -> str:
-        """Of the MLflow store: the YAML's, or a SQLite file beside the runs."""
-        return self.sweep.tracking.uri or f"sqlite:///{(self.root / 'mlflow.db').resolve()}"
+        """Of the MLflow store: the YAML's, or a SQLite file beside the runs. A relative path is one under the root."""
+        uri = self.sweep.tracking.uri or "sqlite:///mlflow.db"
+        path = uri.removeprefix("sqlite:///")
+        return uri if path == uri or path.startswith("/") else f"sqlite:///{(self.root / path).resolve()}"
 
     def save(self) -> None:
         runs = [
@@ -120,10 +122,6 @@ class Plan:
                 seconds = run.first_seconds() or record.train_seconds
                 found += [run.measured(seconds)] if seconds > 0 else []
         return found
-
-    def estimate(self, run: PlannedRun, measured: Sequence[Measured]) -> float | None:
-        left = 0.0 if run.trained else run.cost.train_flops  # what is trained is only probed
-        return estimate_seconds(run.point.model, run.point.algorithm, left, measured)
 
 
 def plan_path(root: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from scaling.plan import Plan
 from scaling.planned import PlannedRun
 from scaling.rundir import RunDir, write_whole
 from scaling.scheduler import Effort, Event, Outcome
+from scaling.trials import trial_dirs
 
 FENCE = "fenced"
 """Token of a lease that no worker holds."""
@@ -144,3 +145,10 @@ def usage(sweep: str, runs: Iterable[RunDir]) -> Usage:
             if paying == sweep and "ended" in line:
                 gpu, cpu = gpu + line["gpu_seconds"], cpu + line["cpu_seconds"]
     return Usage(gpu_hours=gpu / 3600, cpu_hours=cpu / 3600)
+
+
+def usage_of(plan: Plan) -> Usage:
+    """Of a sweep: its runs and the trials of its tuning, each once."""
+    folders = {run.dir.path: run.dir for run in plan.runs}
+    folders |= {trial.path: trial for trial in trial_dirs(plan.root, plan.sweep.name)}
+    return usage(plan.sweep.name, folders.values())

@@ -17,7 +17,7 @@ from scaling.errors import Problem, SpecError, unknown
 from scaling.live import Running, Snapshot, published
 from scaling.plan import Plan
 from scaling.planned import PlannedRun, Standing
-from scaling.runbody import Usage, usage
+from scaling.runbody import Usage, usage_of
 
 SHOWN = 8
 """Names listed in a message at most."""
@@ -100,7 +100,7 @@ def counted(
         if s.state == "failed" and s.failure and run not in control.cancelled
     )
     waiting = len(runs) - states["done"] - states["diverged"] - states["running"] - sum(failed.values()) - cancelled
-    spent = used or usage(plan.sweep.name, (run.dir for run in runs.values()))
+    spent = used or usage_of(plan)
     return Snapshot(
         total=len(runs),
         done=states["done"] + states["diverged"],

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scaling.control import Live, sweep_folder
-from scaling.cost import Measured
 from scaling.failures import FailureClass
+from scaling.forecast import Eta, Forecast
 from scaling.live import Running, Snapshot, publish
 from scaling.mirror import Mirror
 from scaling.plan import Plan
 from scaling.planned import PlannedRun
-from scaling.runbody import Usage, usage
+from scaling.runbody import Usage, usage_of
 from scaling.rundir import append_line
 from scaling.scheduler import Event
 from scaling.scheduler import Running as Attempt
@@ -31,6 +31,7 @@ class Sweeping:
     plan: Plan
     mirror: Mirror | None
     began: float
+    forecast: Forecast
     runs: dict[str, PlannedRun] = field(default_factory=dict)
     """Fingerprint -> run; removed ones that are let finish stay until then."""
     done: set[str] = field(default_factory=set)
@@ -40,7 +41,6 @@ class Sweeping:
     trained: set[str] = field(default_factory=set)
     """Already pretrained when the sweep was taken up, so only probed now."""
     stopped: set[str] = field(default_factory=set)
-    measured: list[Measured] = field(default_factory=list)
     used: Usage = field(default_factory=Usage)
     """Without what runs now."""
     note: str = ""
@@ -49,14 +49,11 @@ class Sweeping:
     """Nothing more will start in this call."""
     answered: str = ""
     _published: float = 0.0
-    _estimates: dict[tuple[str, str, float, bool], float | None] = field(default_factory=dict)
-    _estimated_by: int = -1
 
     @classmethod
     def of(cls, plan: Plan, mirror: Mirror | None) -> Sweeping:
-        sweeping = cls(plan=plan, mirror=mirror, began=time.time(), measured=plan.measured())
-        sweeping.used = usage(plan.sweep.name, (run.dir for run in plan.runs))
-        return sweeping
+        forecast = Forecast(plan.measured())
+        return cls(plan=plan, mirror=mirror, began=time.time(), forecast=forecast, used=usage_of(plan))
 
     @property
     def name(self) -> str:
@@ -131,7 +128,8 @@ class Sweeping:
             cpu_hours=spent.cpu_hours,
             gpu_hours_allowed=budget.gpu_hours,
             cpu_hours_allowed=budget.cpu_hours,
-            eta_seconds=eta,
+            eta_seconds=eta.seconds if eta else None,
+            eta_spread=eta.spread if eta else None,
             note=self.note,
         )
 
@@ -165,25 +163,12 @@ class Sweeping:
 
     def _left(self, attempt: Attempt, now: float) -> float | None:
         """Seconds a running attempt still takes."""
-        whole = self._estimate(attempt.task.key)
+        key = attempt.task.key
+        whole = self.forecast.seconds(self.runs[key], probes_only=key in self.trained)
         return None if whole is None else max(0.0, whole - (now - attempt.started))
 
-    def _estimate(self, key: str) -> float | None:
-        """Seconds of a whole run. Runs of a kind share the answer, which is kept until there is new evidence."""
-        if self._estimated_by != len(self.measured):
-            self._estimates.clear()
-            self._estimated_by = len(self.measured)
-        run = self.runs[key]
-        kind = (run.point.model, run.point.algorithm, run.cost.train_flops, key in self.trained)
-        if kind not in self._estimates:
-            self._estimates[kind] = self.plan.estimate(run, self.measured)
-        return self._estimates[kind]
-
-    def _eta(self, attempts: Sequence[Attempt], why: Mapping[str, str], now: float, slots: int) -> float | None:
-        """Seconds of what waits and is half done, shared among the slots in use."""
-        left = [self._estimate(key) for key in why if key in self.runs]
-        left += [self._left(attempt, now) for attempt in attempts]
-        known = [seconds for seconds in left if seconds is not None]
-        if len(known) < len(left):
-            return None
-        return max([sum(known) / max(1, min(slots, len(left))), *known], default=0.0)
+    def _eta(self, attempts: Sequence[Attempt], why: Mapping[str, str], now: float, slots: int) -> Eta | None:
+        """Of what waits and is half done."""
+        waiting = [key for key in why if key in self.runs]
+        left = [self.forecast.seconds(self.runs[key], probes_only=key in self.trained) for key in waiting]
+        return self.forecast.eta([*left, *(self._left(attempt, now) for attempt in attempts)], slots)

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def plan(options: argparse.Namespace) -> int:
     planned = _planned(options)
     bill = bill_of(planned, [here("here")])
     if options.json:
-        print_json(bill.to_json())
+        print_json({**bill.to_json(), **_tuning(planned)})
         return DONE
     console = console_of()
     console.print(plan_table(bill, everything=options.all))
@@ -87,6 +88,16 @@ def plan(options: argparse.Namespace) -> int:
         for line in words(*_opened(options)):
             say(console, line)
     return DONE
+
+
+def _tuning(plan: Plan) -> dict[str, Any]:
+    """What a tuning stage found; nothing of a sweep without one, None while it is to be run."""
+    if plan.sweep.tune is None:
+        return {}
+    from scaling.choice import finished
+
+    found = finished(plan.sweep, plan.root)
+    return {"tuning": asdict(found) if found else None}
 
 
 def run(options: argparse.Namespace) -> int:

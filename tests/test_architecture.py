@@ -35,7 +35,7 @@ ROWS = {
         {"launch"},
         {"control", "live", "placement", "provenance"},
         {"mirror", "scheduler", "sizing"},
-        {"attach", "preflight", "runbody"},
+        {"attach", "forecast", "preflight", "runbody"},
         {"bill", "housekeeping", "measuring", "report", "standings", "sweeping"},
         {"driver", "export", "tables", "trialrun"},
         {"carry", "tune"},

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scaling.catalog import ALGORITHMS, MODELS
-from scaling.cost import Measured, cost_of, estimate_seconds, shape_of
+from scaling.cost import Evidence, Measured, cost_of, shape_of
 from scaling.grid import RunSpec
 from scaling.records import BASELINES
 
@@ -73,6 +73,11 @@ def test_a_baseline_trains_for_nothing(algorithm: str) -> None:
 
 def measured(model: str, algorithm: str, flops: float, seconds: float) -> Measured:
     return Measured(model=model, algorithm=algorithm, train_flops=flops, seconds=seconds)
+
+
+def estimate_seconds(model: str, algorithm: str, flops: float, seen: list[Measured]) -> float | None:
+    found = Evidence(seen).estimate(model, algorithm, flops)
+    return found.seconds if found else None
 
 
 # Four seconds of overhead for everything, then 0.1 (MAE) or 0.3 (DINOv2) seconds a FLOP.

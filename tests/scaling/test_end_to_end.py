@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -96,7 +95,7 @@ def test_a_second_call_does_nothing_and_says_so(finished: Finished) -> None:
     assert "nothing to do" in again.out
     after = written(finished.root, "**/*.json") | written(finished.out, "**/*")
     changed = {path for path in before if before[path] != after.get(path)}
-    assert changed <= {str(finished.plan.path)}
+    assert changed <= {str(finished.plan.path), str(finished.plan.folder / "control.json")}
 
 
 def test_a_report_is_written_again_from_the_run_directories_alone(finished: Finished, tmp_path: Path) -> None:
@@ -233,21 +232,23 @@ def test_a_run_that_fails_says_why_costs_no_other_and_is_tried_again(
     assert broken.dir.failure() is None
 
 
-def test_two_drivers_do_not_share_a_root(sweep_file: Callable[..., Path], tmp_path: Path) -> None:
-    from scaling.driver import only_driver
-
-    path = sweep_file()
-    with only_driver(tmp_path / "state"):
-        called = call("run", path, "--launcher", "inline", "--tracking", "none")
-    assert called.code == 2
-    assert f"process {os.getpid()}" in called.err
-
-
 # --- on Ray ---------------------------------------------------------------------------------------------------------
 
 
 def command(sweep: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "scaling.cli", "run", str(sweep), "--tracking", "none", "--no-report", *more]
+    return [
+        sys.executable,
+        "-m",
+        "scaling.cli",
+        "run",
+        str(sweep),
+        "--launcher",
+        "ray",
+        "--tracking",
+        "none",
+        "--no-report",
+        *more,
+    ]
 
 
 @pytest.mark.ray

@@ -73,16 +73,6 @@ def test_a_diverged_run_is_done_and_mirrored_without_read_outs(plan: Plan) -> No
     assert run.mirrored(STORE)
 
 
-def test_what_is_trained_is_not_estimated_to_be_trained_again(plan: Plan) -> None:
-    trained, waiting = plan.runs[0], plan.runs[1]
-    assert (trained.point.model, trained.point.algorithm) == (waiting.point.model, waiting.point.algorithm)
-    finish(trained)
-    assert plan.estimate(waiting, plan.measured()) == pytest.approx(10.0)
-    assert plan.estimate(trained, plan.measured()) is None  # no probe was timed yet
-    probes_alone = [*plan.measured(), trained.measured(3.0, probes_only=True)]
-    assert plan.estimate(trained, probes_alone) == pytest.approx(3.0)
-
-
 def test_a_baselines_record_is_no_evidence_on_time(plan: Plan) -> None:
     baseline = next(run for run in plan.runs if run.point.algorithm == "random")
     finish(baseline, seconds=0.0)
