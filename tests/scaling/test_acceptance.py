@@ -279,16 +279,17 @@ def test_a_run_asked_to_go_by_a_batch_system_saves_and_loses_no_step(endure: End
     assert [line["step"] for line in gone.run.dir.metrics()] == list(range(1, 101))
 
 
+@pytest.mark.slow
 def test_a_run_whose_slot_is_killed_is_preempted_and_another_slot_takes_it(endure: Endure) -> None:
     gone = endure(lambda pid, run: os.kill(parent(pid), signal.SIGKILL), 1)
     assert (gone.code, gone.outcomes) == (0, ["preempted", "done"])
 
 
 def test_a_run_that_hangs_is_ended_and_tried_once_more(endure: Endure) -> None:
-    gone = endure(send(signal.SIGSTOP), 99, ("hang_after: 1h", "hang_after: 150s"))
+    gone = endure(send(signal.SIGSTOP), 99, ("hang_after: 1h", "hang_after: 90s"))
     assert (gone.code, gone.outcomes) == (3, ["hang", "hang"])
     assert [event["kind"] for event in events(gone.plan)] == ["started", "hang", "retry", "started", "hang", "failed"]
-    assert f"failed {gone.run.point} ({gone.run.dir.run}), hang: no sign of life for 150 s" in gone.said
+    assert f"failed {gone.run.point} ({gone.run.dir.run}), hang: no sign of life for 90 s" in gone.said
     failure = gone.run.dir.failure()
     assert failure is not None
     assert failure["kind"] == "hang"
@@ -416,6 +417,7 @@ def test_two_commands_on_one_root_do_each_run_once(sweep_file: Write, tmp_path: 
     assert [begun(run) for run in plan.runs] == [1] * 5
 
 
+@pytest.mark.slow
 def test_a_sweep_is_paused_edited_and_cut_down_while_it_runs(sweep_file: Write, tmp_path: Path) -> None:
     path = sweep_file(text=SMALL)
     plan, of_it = plan_of(path), ("small", "--root", tmp_path / "state")
@@ -507,6 +509,7 @@ def test_a_store_that_is_down_costs_no_run_and_gets_all_by_sync(sweep_file: Writ
     assert_stored_whole(plan, stored(plan.root))
 
 
+@pytest.mark.slow
 def test_a_database_deleted_midway_is_whole_again_by_sync(sweep_file: Write, tmp_path: Path, stored: Stored) -> None:
     path = sweep_file(text=SMALL)
     plan, database = plan_of(path), tmp_path / "state" / "mlflow.db"

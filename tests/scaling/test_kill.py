@@ -38,10 +38,15 @@ MARK = "SCALING_TEST_MARK"
 GUARD = 300.0
 """Seconds within which anything must have happened, however busy the machine."""
 CHANGED = {
-    "images_seen: 64": "images_seen: 3184",  # 199 steps, each logged
+    "seed: [0]\n": "seed: [0]\nexclude: [{algorithm: dinov2, n_images: 32}]\n",
+    "images_seen: 64": "images_seen: 3184",
     "precision: fp32}": "precision: fp32, checkpoint_minutes: 0.02}",
     "bootstrap: 20": "bootstrap: 20, max_train: 32",
 }
+N_STEPS, N_TRAINED, N_RUNS = 199, 6, 8
+"""Of a run, each logged; runs that are trained; with those that are only probed."""
+SPREAD = 0.75
+"""Share of the sweep that is over, on average, when it is killed for the last time at work."""
 CHECKPOINT_SECONDS = 0.02 * 60
 MEASURED = {"seconds", "time", "system/cpu_percent", "system/rss_gb"}
 """What a logged step says of the machine and not of the run."""
@@ -49,18 +54,21 @@ MEASURED = {"seconds", "time", "system/cpu_percent", "system/rss_gb"}
 
 @dataclass(frozen=True)
 class Kill:
-    """`at`: starting = seconds after the command was given; working = after the first sign of life of one of its runs;
-    closing = after the last run was over."""
+    """Seconds after - starting: the command was given; working: its runs went so many steps further, all together;
+    closing: the last run was over."""
 
     at: str
     seconds: float
+    steps: int = 0
 
 
 def kills(n: int, seed: int, *, starting: int, closing: int) -> list[Kill]:
     """Spread over a whole sweep: start-ups and working times mixed, the end last."""
     chance = random.Random(seed)
     found = [Kill("starting", chance.uniform(0, 8)) for _ in range(starting)]
-    found += [Kill("working", chance.uniform(0, 4)) for _ in range(n - starting - closing)]
+    working = n - starting - closing
+    most = round(2 * SPREAD * N_STEPS * N_TRAINED / working)
+    found += [Kill("working", chance.uniform(0, 0.3), chance.randint(1, most)) for _ in range(working)]
     chance.shuffle(found)
     return [*found, *(Kill("closing", chance.uniform(0, 0.5)) for _ in range(closing))]
 
@@ -107,14 +115,14 @@ class Ordeal:
 
     def await_moment(self, kill: Kill, process: subprocess.Popen[bytes]) -> bool:
         """False when the driver ended by itself before."""
+        before = self.n_steps()
 
         def come() -> bool:
             if kill.at == "starting":
                 return True
             if kill.at == "closing":
                 return all(run.done for run in self.plan.runs)
-            beats = (run.dir.last_beat() for run in self.plan.runs)
-            return any(beat and beat.mtime_ns > self.began for beat in beats)
+            return self.n_steps() >= before + kill.steps
 
         until(lambda: come() or process.poll() is not None)
         try:
@@ -124,14 +132,20 @@ class Ordeal:
         assert process.returncode == 0, self.said()
         return False
 
+    def n_steps(self) -> int:
+        """Logged so far, of all runs."""
+        return sum(int((run.dir.last_metrics() or {"step": 0})["step"]) for run in self.plan.runs)
+
     def note_finished(self) -> None:
         for run in self.plan.runs:
             if run.done and run.dir.run not in self.finished:
                 self.finished[run.dir.run] = results(run)
 
-    def note_lost(self, number: int, kill: Kill) -> None:
+    def note_lost(self, number: int, kill: Kill, began: int) -> None:
+        """Of the runs that the driver started at `began`, ns, got to work."""
         for run in self.plan.runs:
-            if not run.trained and (run.dir.path / "lease.json").exists():
+            beat = run.dir.last_beat()
+            if not run.trained and beat is not None and beat.mtime_ns > began:
                 self.lost.append({"kill": number, "at": kill.at, "run": run.dir.run, **position(run)})
 
     def survive(self, planned: list[Kill]) -> int:
@@ -153,6 +167,7 @@ class Ordeal:
                 time.sleep(kill.seconds)
             process.kill()
             process.wait()
+            began = self.began
             if number % 2:
                 self.await_end(mark)
                 process, following = self.begin()
@@ -160,7 +175,7 @@ class Ordeal:
                 process, following = self.begin()
                 self.await_end(mark)
             mark = following
-            self.note_lost(number, kill)  # long before the next driver has imported what it needs
+            self.note_lost(number, kill, began)  # long before the next driver has imported what it needs
             self.note_finished()
         assert process.wait(3 * GUARD) == 0, self.said()
         self.await_end(mark)
@@ -286,7 +301,7 @@ def undergo(
         "sweeps": len(ordeals),
         "runs": sum(len(ordeal.plan.runs) for ordeal in ordeals),
         "runs finished before a later kill": sum(len(ordeal.finished) for ordeal in ordeals),
-        "runs redone": 0,
+        "runs redone": 0,  # as `hold` has seen
         "attempts": sum(len(begun(run)) for ordeal in ordeals for run in ordeal.plan.runs),
         "runs hit under way": sum(len(ordeal.lost) for ordeal in ordeals),
         "steps lost": sum(line["steps_lost"] for ordeal in ordeals for line in ordeal.lost),
@@ -314,7 +329,7 @@ def begun(run: PlannedRun) -> list[float]:
 
 def hold(ordeal: Ordeal, unharmed: Plan, stored: Stored) -> None:
     plan = ordeal.plan
-    assert len(plan.runs) == len(unharmed.runs) == 10
+    assert len(plan.runs) == len(unharmed.runs) == N_RUNS
     for run, same in zip(plan.runs, unharmed.runs, strict=True):
         assert run.dir.run == same.dir.run
         assert run.done
@@ -324,6 +339,7 @@ def hold(ordeal: Ordeal, unharmed: Plan, stored: Stored) -> None:
         if (same.dir.path / "encoder.pt").exists():
             ours, theirs = (torch.load(r.dir.path / "encoder.pt", weights_only=True) for r in (run, same))
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert "ended" in run.dir.attempts()[-1], f"nobody accounts for the last attempt at {run.point}"
         over = max(results(run).values()) / 1e9
         assert max(begun(run)) < over, f"{run.point} began again after it was over"
     for run_name, files in ordeal.finished.items():
