@@ -21,9 +21,7 @@ Other = Tag("<other>")
 class Options(BaseModel):
     """Base of everything a YAML can say: unknown keys and wrong types are refused, nothing changes later."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # --- algorithms -------------------------------------------------------------------------------------------------

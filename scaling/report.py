@@ -13,8 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import report as analysis_report
-from analysis.features import compute
 from scaling.choice import finished, rows_of
 from scaling.data.cache import cached_task
 from scaling.data.contact_sheet import contact_sheet, sample
@@ -69,6 +67,8 @@ def _task_row(plan: Plan, info: TaskInfo) -> dict[str, Any]:
     kept = plan.root / "cache" / f"features-{info.name}-{info.identity}.json"
     row = read_json(kept)
     if row is None:
+        from analysis.features import compute
+
         task = cached_task(plan.root / "cache", info, lambda: source_of(plan.sweep.data))
         sizes = {f"n_{split}": len(getattr(task, split).labels) for split in ("train", "val", "test")}
         features = compute(
@@ -129,6 +129,8 @@ def _commit() -> str:
 
 def write(plan: Plan, out: Path) -> Path:
     """The report's HTML file; beside it Markdown, tables and figures."""
+    from analysis import report as analysis_report  # with SciPy and matplotlib: longer to import than a table takes
+
     gallery = plan.root / "cache" / f"gallery-{plan.sweep.name}.png" if plan.synthetic else None
     if gallery is not None:
         footer = "All images are synthetic: drawn by rule, none is a patient."
