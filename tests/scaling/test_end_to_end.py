@@ -208,7 +208,8 @@ def test_a_run_that_fails_says_why_costs_no_other_and_is_tried_again(
     sweep_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     dinov2 = "  dinov2: {prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1}\n"
-    path = sweep_file(("[mae, dinov2]", "[mae]"), ("algorithms:\n" + dinov2, ""))
+    once = "retry: {io: 0}\n"
+    path = sweep_file(("[mae, dinov2]", "[mae]"), ("algorithms:\n" + dinov2, once))
     quiet = ("--launcher", "inline", "--tracking", "none", "--no-report")
     sweep, document = load(path)
     from scaling.plan import make_plan, open_source
