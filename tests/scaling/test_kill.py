@@ -35,8 +35,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 Stored = Callable[[Path], dict[str, Any]]
 MARK = "SCALING_TEST_MARK"
 """Environment variable by which every process that a driver started, however far down, is known."""
-GUARD = 300.0
-"""Seconds within which anything must have happened, however busy the machine."""
+SOON, LATE, GUARD = 10.0, 60.0, 300.0
+"""Seconds after a kill by which nothing is thought to be left; by which nothing of ours may be; by which anything must
+have happened, however busy the machine."""
 CHANGED = {
     "seed: [0]\n": "seed: [0]\nexclude: [{algorithm: dinov2, n_images: 32}]\n",
     "images_seen: 64": "images_seen: 3184",
@@ -67,7 +68,7 @@ def kills(n: int, seed: int, *, starting: int, closing: int) -> list[Kill]:
     chance = random.Random(seed)
     found = [Kill("starting", chance.uniform(0, 8)) for _ in range(starting)]
     working = n - starting - closing
-    most = round(2 * SPREAD * N_STEPS * N_TRAINED / working)
+    most = round(2 * SPREAD * N_STEPS * N_TRAINED / (working + 1))
     found += [Kill("working", chance.uniform(0, 0.3), chance.randint(1, most)) for _ in range(working)]
     chance.shuffle(found)
     return [*found, *(Kill("closing", chance.uniform(0, 0.5)) for _ in range(closing))]
@@ -88,6 +89,10 @@ class Ordeal:
     """Run -> file -> its time of change, ns, when the run was first seen finished."""
     lost: list[dict[str, Any]] = field(default_factory=list)
     """A line per kill and run under way."""
+    ours_outlived: float = 0.0
+    """Longest time, seconds, that a run or what starts runs went on after its driver."""
+    lingering: set[str] = field(default_factory=set)
+    """What went on for much longer, such as services of Ray that look for their parent now and then."""
     outlived: float = 0.0
     """Longest time, seconds, that anything went on after its driver."""
 
@@ -182,9 +187,20 @@ class Ordeal:
         return len(planned)
 
     def await_end(self, mark: str) -> None:
+        """Until nothing of a driver that was killed is left."""
         began = time.monotonic()
-        until(lambda: not living(mark))
-        self.outlived = max(self.outlived, time.monotonic() - began)
+
+        def gone() -> bool:
+            left, after = living(mark), time.monotonic() - began
+            ours = [command for command in left.values() if "scaling" in command or "SlotActor" in command]
+            assert not ours or after < LATE, ours
+            self.ours_outlived = max(self.ours_outlived, after if ours else 0.0)
+            self.outlived = max(self.outlived, after if left else 0.0)
+            if left and after > SOON:
+                self.lingering.update(left.values())
+            return not left
+
+        until(gone)
 
 
 def until(condition: Callable[[], object], seconds: float = GUARD) -> None:
@@ -308,7 +324,9 @@ def undergo(
         "steps lost at most by a run": max(line["steps_lost"] for ordeal in ordeals for line in ordeal.lost),
         "seconds lost at most by a run": max(line["seconds_lost"] for ordeal in ordeals for line in ordeal.lost),
         "checkpoint interval in seconds": CHECKPOINT_SECONDS,
-        "seconds that processes outlived their driver": round(max(ordeal.outlived for ordeal in ordeals), 2),
+        "seconds that runs outlived their driver": round(max(ordeal.ours_outlived for ordeal in ordeals), 2),
+        "seconds that anything did": round(max(ordeal.outlived for ordeal in ordeals), 2),
+        "which": sorted({command[:100] for ordeal in ordeals for command in ordeal.lingering}),
         "MLflow points": sum(stored(ordeal.plan.root)["points"] for ordeal in ordeals),
         "MLflow duplicates": 0,
         "seconds": round(time.monotonic() - began, 1),
