@@ -32,8 +32,8 @@ from scaling.data.source import Source
 from scaling.document import Document
 from scaling.errors import RunFailed, SpecError
 from scaling.grid import fingerprint
-from scaling.launch import machine
 from scaling.launch.launcher import Resources
+from scaling.launch.ray import start
 from scaling.plan import Plan
 from scaling.provenance import freeze
 from scaling.rundir import append_line
@@ -56,13 +56,10 @@ from scaling.trials import (
 from scaling.tuning import DEFAULT_TRIALS, Between, Setting, Values, rounded
 
 ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files per trial that nobody reads
     "RAY_AIR_NEW_OUTPUT": "0",  # the old one can be silent
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # its own would return as if the stage were over
 }
-OBJECT_STORE_BYTES = 100 * 2**20
 LEAVE_SECONDS = 30.0
 """Longest wait for trials to save when the stage itself is interrupted."""
 WORST = 1e30
@@ -371,15 +368,8 @@ def cluster(address: str | None, code: Path) -> Iterator[None]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "scaling"}
     before = signal.getsignal(signal.SIGTERM)
-    if address:
-        ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": str(code)}}, **common)
-    else:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # on the loopback interface, for this process alone
-        # "local", else Ray joins whatever cluster it finds running here
-        own = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        ray.init(num_cpus=machine.cpus(), **own, **common)
+    start(address, runtime_env={"env_vars": {"PYTHONPATH": str(code)}})
     with contextlib.suppress(ValueError):  # not the main thread: no signal comes here
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray took it for itself; trials are to be saved
     try:

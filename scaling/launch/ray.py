@@ -113,7 +113,7 @@ class RayLauncher:
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no node needs the package installed
         address = options.address or os.environ.get("RAY_ADDRESS")
         with _signals_kept():
-            _start(address)
+            start(address)
         self._joined = bool(address)
         try:
             self._check_nodes()
@@ -306,13 +306,13 @@ class RayLauncher:
         ray.shutdown()
 
 
-def _start(address: str | None) -> None:
-    """Joins a cluster, or starts one of this process's own."""
+def start(address: str | None, **more: Any) -> None:
+    """Joins a cluster, with `more` for `ray.init`, or starts one of this process's own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "scaling"}
     if address:
-        ray.init(address=address, **common)
+        ray.init(address=address, **more, **common)
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # on the loopback interface, for this process alone
     ray.init(
