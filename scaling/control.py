@@ -198,4 +198,4 @@ class Live:
         return None if values is None else cls(**values)
 
     def write(self, folder: Path) -> None:
-        write_json(folder / "live.json", asdict(self))
+        write_json(folder / "live.json", asdict(self), durable=False)

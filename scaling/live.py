@@ -81,7 +81,7 @@ class Snapshot:
 
 def publish(folder: Path, now: Snapshot) -> None:
     """Leaves the snapshot in the sweep's folder, where `scaling status --watch` finds it."""
-    write_whole(folder / "snapshot.json", json.dumps(now.to_json()))
+    write_whole(folder / "snapshot.json", json.dumps(now.to_json()), durable=False)
 
 
 def published(folder: Path, *, seconds: float = 15.0) -> Snapshot | None:

@@ -35,7 +35,7 @@ class RunBody:
         gpus = effort.resources.gpus
         settings = {"n_micro": effort.n_micro, "gpu_share": min(1.0, gpus) if gpus else 1.0, "use_gpu": gpus > 0}
         job = self.plan.job(self.run).model_copy(update={**settings, "cpus": effort.resources.cpus})
-        write_whole(self.dir.path / "job.json", job.model_dump_json(indent=1))
+        write_whole(self.dir.path / "job.json", job.model_dump_json(indent=1), durable=False)  # written anew each time
         self._before = self._durable()
         self.dir.log_attempt(
             {
