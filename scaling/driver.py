@@ -25,10 +25,11 @@ from scaling.plan import Plan, load_plan
 from scaling.planned import PlannedRun
 from scaling.provenance import freeze
 from scaling.runbody import RunBody, end_attempt
-from scaling.scheduler import Effort, Event, Scheduler, Task
 from scaling.scheduler import Running as Attempt
+from scaling.scheduler import Scheduler
 from scaling.sizing import Sizer
 from scaling.sweeping import Sweeping
+from scaling.task import Effort, Event, Task
 
 TICK_SECONDS, LOOK_SECONDS, SYNC_SECONDS = 0.5, 1.0, 10.0
 """Longest wait for what ends; between looks at control files and drawings; between looks at the curves for MLflow."""

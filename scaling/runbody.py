@@ -14,11 +14,13 @@ from scaling.launch.launcher import Ended, Node, Resources
 from scaling.plan import Plan
 from scaling.planned import PlannedRun
 from scaling.rundir import RunDir, write_whole
-from scaling.scheduler import Effort, Event, Outcome
+from scaling.task import Effort, Event, Outcome
 from scaling.trials import trial_dirs
 
 FENCE = "fenced"
 """Token of a lease that no worker holds."""
+SLOW_STEPS = 20
+"""A run whose steps are slow may be silent for so many of them."""
 
 
 class RunBody:
@@ -68,6 +70,10 @@ class RunBody:
 
     def pulse(self) -> object:
         return _mtime(self.dir.path / "heartbeat.json")
+
+    def slow_pulse(self) -> float:
+        last = self.dir.last_metrics()
+        return SLOW_STEPS * last["seconds"] / last["step"] if last and last["step"] else 0.0
 
     def ask_to_stop(self) -> None:
         self.dir.ask_to_stop()

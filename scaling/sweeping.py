@@ -18,8 +18,8 @@ from scaling.plan import Plan
 from scaling.planned import PlannedRun
 from scaling.runbody import Usage, usage_of
 from scaling.rundir import append_line
-from scaling.scheduler import Event
 from scaling.scheduler import Running as Attempt
+from scaling.task import Event
 
 PUBLISH_SECONDS = 2.0
 ALL_DONE, SOME_FAILED, BUDGET, INTERRUPTED = 0, 3, 4, 130

@@ -21,7 +21,8 @@ from scaling.launch.warm import WarmSlot
 from scaling.plan import Plan
 from scaling.planned import PlannedRun
 from scaling.runbody import RunBody, end_attempt
-from scaling.scheduler import Effort, Event, Scheduler, Task
+from scaling.scheduler import Scheduler
+from scaling.task import Effort, Event, Task
 from scaling.trials import Group, Status, Trial, Tried, look, smoothed
 from scaling.tuning import Setting
 

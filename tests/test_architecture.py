@@ -33,7 +33,7 @@ ROWS = {
         {"tracking"},
         {"worker"},
         {"launch"},
-        {"control", "live", "placement", "provenance"},
+        {"control", "live", "placement", "provenance", "task"},
         {"mirror", "scheduler", "sizing"},
         {"attach", "forecast", "preflight", "runbody"},
         {"bill", "housekeeping", "measuring", "report", "standings", "sweeping"},

@@ -21,7 +21,8 @@ from scaling.launch.launcher import Ended, Launcher, LaunchOptions, Node, Order,
 from scaling.launch.local import LocalLauncher
 from scaling.plan import Plan
 from scaling.rundir import read_lines
-from scaling.scheduler import Effort, Outcome, Scheduler, Task
+from scaling.scheduler import Scheduler
+from scaling.task import Effort, Outcome, Task
 from tests.benchmarks import peers
 from tests.benchmarks.rows import Benchmark, Row, compare, seconds_of, wall_and_cpu
 from tests.benchmarks.sweeps import (
@@ -225,6 +226,9 @@ class Nothing:
 
     def pulse(self) -> object:
         return None
+
+    def slow_pulse(self) -> float:
+        return 0.0
 
     def ask_to_stop(self) -> None: ...
 

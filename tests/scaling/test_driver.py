@@ -25,8 +25,8 @@ from scaling.live import View
 from scaling.plan import Plan, make_plan, open_source
 from scaling.planned import Job
 from scaling.records import RunRecord
-from scaling.runbody import usage
-from scaling.rundir import RunDir, read_lines, write_json
+from scaling.runbody import RunBody, usage
+from scaling.rundir import RunDir, append_line, read_lines, write_json
 
 
 @dataclass
@@ -229,6 +229,14 @@ def test_a_process_of_a_dead_driver_is_fenced_and_waited_for(plan_of: Callable[.
     orphan.wait()
     driver.carry_out()
     assert run.run in workers.started
+
+
+def test_twenty_slow_steps_without_a_sign_are_no_hang(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of()
+    body = RunBody(plan, plan.runs[0], "driver")
+    assert body.slow_pulse() == 0
+    append_line(plan.runs[0].dir.path / "metrics.jsonl", {"step": 50, "seconds": 1000.0})
+    assert body.slow_pulse() == pytest.approx(20 * 1000 / 50)
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 
 from scaling.failures import FAILURE_CLASSES, FailureClass, Policy
 from scaling.launch.launcher import Ended, Node, Order, Resources
-from scaling.scheduler import HANG_GRACE, ORPHAN_GRACE, STOP_GRACE, Effort, Event, Outcome, Scheduler, Task
+from scaling.scheduler import HANG_GRACE, ORPHAN_GRACE, STOP_GRACE, Scheduler
+from scaling.task import Effort, Event, Outcome, Task
 
 
 @dataclass
@@ -22,6 +23,7 @@ class FakeBody:
     hangs: int = 0
     """Attempts that show no sign of life and never end."""
     obeys: bool = True
+    slow: float = 0.0
     orphan_until: float = 0.0
     efforts: list[Effort] = field(default_factory=list)
     stop_asked: bool = False
@@ -45,6 +47,9 @@ class FakeBody:
     def pulse(self) -> object:
         assert self.world is not None
         return None if self.hanging else self.world.clock
+
+    def slow_pulse(self) -> float:
+        return self.slow
 
     def ask_to_stop(self) -> None:
         self.stop_asked = True
@@ -358,6 +363,15 @@ def test_a_run_without_a_sign_of_life_is_ended_and_tried_once_more() -> None:
     assert retried.failure == "hang"
     assert 300 < world.started("r")[1] <= 300 + HANG_GRACE + 5
     assert body.stop_asked is False  # of the second attempt
+
+
+def test_a_run_of_slow_steps_may_be_silent_for_longer() -> None:
+    world = World()
+    scheduler = world.scheduler()
+    scheduler.add(world.task("r", FakeBody(seconds=10, hangs=1, slow=2000), hang_after=300))
+    carry_out(scheduler, world)
+    assert world.kinds("r") == ["started", "hang", "retry", "started", "done"]
+    assert 2000 < world.started("r")[1] <= 2000 + HANG_GRACE + 5
 
 
 def test_a_slow_run_that_beats_is_left_alone() -> None:
