@@ -14,13 +14,13 @@ from scaling.attach import request, watch
 from scaling.bill import bill_of
 from scaling.calibration import load_calibrations
 from scaling.catalog import LAUNCHERS
-from scaling.control import Asked, DriverBusy, only_driver
+from scaling.control import Asked, Control, DriverBusy, only_driver
 from scaling.driver import Driver
 from scaling.errors import SpecError
 from scaling.launch.launcher import Launcher, LaunchOptions, Node
 from scaling.live import View
 from scaling.mirror import Mirror, Tracking
-from scaling.plan import Plan
+from scaling.plan import Plan, load_plan
 from scaling.preflight import preflight
 from scaling.provenance import freeze
 from scaling.runbody import close_open_attempt
@@ -44,12 +44,15 @@ class RunOptions:
 
 def carry_out(plan: Plan, options: RunOptions, view: View, write_report: Callable[[Plan, Path], None]) -> int:
     """Exit code. Raises SpecError when something can never run, before anything starts."""
-    todo = [run for run in plan.runs if not run.done]
     asked = request(plan, cancel_removed=options.cancel_removed)
     while True:
         try:
             with only_driver(plan.root):
-                return _drive(plan, options, view, write_report, work=bool(todo))
+                newest = Control.read(plan.folder).asked
+                if newest and newest.id != asked.id:  # somebody edited the sweep meanwhile
+                    plan = load_plan(plan.root, plan.sweep.name)
+                work = not all(run.done for run in plan.runs)
+                return _drive(plan, options, view, write_report, work=work)
         except DriverBusy as busy:
             view.say(f"{busy.holder} drives {plan.root} and carries this sweep out too; watching (Ctrl-C only leaves)")
             code = _watch(plan, asked, view)

@@ -80,7 +80,10 @@ def sweep_folder(root: Path, name: str) -> Path:
 
 
 def change(root: Path, name: str, **changes: Any) -> Control:
-    """Changes what is wanted of a sweep. Raises SpecError for a sweep the root does not have."""
+    """Changes what is wanted of a sweep; a function is given what is wanted now, so that no other change is lost.
+
+    Raises SpecError for a sweep the root does not have.
+    """
     folder = sweep_folder(root, name)
     if not folder.is_dir():
         from scaling.errors import unknown
@@ -89,7 +92,8 @@ def change(root: Path, name: str, **changes: Any) -> Control:
         raise SpecError([Problem(where=str(root), what=f"{unknown('sweep', name, known)}; or give --root")])
     with open(folder / ".control.lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        wanted = replace(Control.read(folder), **changes)
+        old = Control.read(folder)
+        wanted = replace(old, **{key: value(old) if callable(value) else value for key, value in changes.items()})
         write_json(folder / "control.json", asdict(wanted))
     return wanted
 
@@ -101,8 +105,11 @@ def pause(root: Path, name: str) -> None:
 
 def resume(root: Path, name: str, runs: Sequence[str] = ()) -> None:
     """Undoes `pause`, and `cancel` of these runs, or of all when none is named."""
-    kept = [run for run in Control.read(sweep_folder(root, name)).cancelled if runs and run not in runs]
-    change(root, name, paused=False, stop="", cancelled=tuple(kept))
+
+    def kept(old: Control) -> tuple[str, ...]:
+        return tuple(run for run in old.cancelled if runs and run not in runs)
+
+    change(root, name, paused=False, stop="", cancelled=kept)
 
 
 def stop(root: Path, name: str, *, drain: bool = False) -> None:
@@ -112,8 +119,7 @@ def stop(root: Path, name: str, *, drain: bool = False) -> None:
 
 def cancel(root: Path, name: str, runs: Sequence[str]) -> None:
     """Ends these runs (fingerprints) at once and keeps them from starting until they are resumed."""
-    before = Control.read(sweep_folder(root, name)).cancelled
-    change(root, name, cancelled=tuple(dict.fromkeys([*before, *runs])))
+    change(root, name, cancelled=lambda old: tuple(dict.fromkeys([*old.cancelled, *runs])))
 
 
 # --- the one driver of a root -----------------------------------------------------------------------------------

@@ -12,17 +12,19 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from scaling.calibration import load_calibrations
-from scaling.control import Control, sweep_folder
-from scaling.errors import RunFailed
+from scaling.control import Control, Live, sweep_folder
+from scaling.errors import RunFailed, SpecError
 from scaling.launch.launcher import Launcher
 from scaling.live import View
 from scaling.mirror import Mirror
 from scaling.plan import Plan, load_plan
 from scaling.planned import PlannedRun
+from scaling.preflight import preflight
 from scaling.provenance import freeze
 from scaling.runbody import RunBody, end_attempt
 from scaling.scheduler import Running as Attempt
@@ -54,7 +56,7 @@ class Driver:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self.sweeps: dict[str, Sweeping] = {}
         self.scheduler = Scheduler(launcher, now=now, listen=self._hear, chance=random.Random(self.owner))
-        self.interrupted = False
+        self.interrupted = self._interrupting = False
         self._open_mirror = open_mirror
         self._main = ""
         self._most_at_once = 0
@@ -83,13 +85,12 @@ class Driver:
         for key, run in fresh.runs.items():
             self._take_stock(fresh, key, run, again=again)
         fresh.cancelled = set(control.cancelled) & fresh.runs.keys() - fresh.done
-        if todo := fresh.outstanding():
-            self._enqueue(fresh, todo)
         if fresh.mirror:
             for key in fresh.done:
                 if not fresh.runs[key].mirrored(plan.tracking_uri):
                     fresh.mirror.finish(fresh.runs[key], "diverged" if key in fresh.diverged else "done")
         self._obey(fresh, control)
+        self._reconcile()
         return fresh
 
     def _take_stock(self, sweeping: Sweeping, key: str, run: PlannedRun, *, again: bool) -> None:
@@ -107,11 +108,28 @@ class Driver:
 
     def _part_with(self, old: Sweeping, fresh: Sweeping, control: Control) -> None:
         removed = old.runs.keys() - fresh.runs.keys()
-        self.scheduler.drop(removed)
+        # What waits is planned anew; what another sweep still wants of it comes back on that one's account.
+        self.scheduler.drop([key for key, w in self.scheduler.waiting.items() if w.task.sweep == fresh.name])
         going = {attempt.task.key for attempt in self._attempts(old.name)} & removed
         fresh.runs |= {key: old.runs[key] for key in going}
         if control.cancel_removed:
             self.scheduler.cancel(going)
+
+    def _reconcile(self) -> None:
+        """Every run that some sweep may start now waits or runs, whatever became of it on another sweep's account."""
+        at_work = {attempt.task.key for attempt in self.scheduler.running.values()}
+        waiting, holds = self.scheduler.waiting, self.scheduler.holds
+        for sweeping in self.sweeps.values():
+            if sweeping.ending or sweeping.name in holds:
+                continue
+            missing = [
+                key
+                for key in sweeping.outstanding()
+                if key not in at_work and (key not in waiting or waiting[key].task.sweep in holds)
+            ]
+            if missing:
+                self.scheduler.drop(missing)
+                self._enqueue(sweeping, missing)
 
     def _enqueue(self, sweeping: Sweeping, keys: Sequence[str]) -> None:
         self._code = freeze(self.root)
@@ -165,11 +183,10 @@ class Driver:
             self.launcher.close()
 
     def _settled(self, sweeping: Sweeping) -> bool:
-        """Nothing of it runs, and nothing waits, or what waits is not to start in this call."""
-        runs = {attempt.task.key: attempt.task.sweep for attempt in self.scheduler.running.values()}
+        """Nothing of it is left to do, or nothing more is to start in this call and nothing runs."""
         if sweeping.ending:
-            return sweeping.name not in runs.values()
-        return not any(key in runs or key in self.scheduler.waiting for key in sweeping.outstanding())
+            return not self._attempts(sweeping.name)
+        return not sweeping.outstanding()
 
     def look(self, step: int | None = None) -> None:
         """Reads what people ask for, guards budgets, feeds the mirror and draws, each when it is due.
@@ -177,10 +194,16 @@ class Driver:
         Called between ticks, and by runs of an inline launcher, for which `step` lets it be a callback.
         """
         now = self.now()
-        if self._looked and now - self._looked < LOOK_SECONDS:
+        if self.interrupted and not self._interrupting:
+            self._interrupting = True
+            for sweeping in self.sweeps.values():
+                self._end(sweeping, "interrupted: saving checkpoints")
+            self.scheduler.stop()
+        elif self._looked and now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
         self._read_controls()
+        self._reconcile()
         for sweeping in list(self.sweeps.values()):
             self._guard_budget(sweeping, now)
         if now - self._synced > SYNC_SECONDS:
@@ -193,10 +216,12 @@ class Driver:
 
     def _draw(self, now: float) -> None:
         why = self.scheduler.why_waiting()
+        at_work = {attempt.task.key for attempt in self.scheduler.running.values()}
         self._most_at_once = max(self._most_at_once, len(self.scheduler.running))
         slots = max(self._most_at_once, 1)
         for sweeping in self.sweeps.values():
-            mine = {key: reason for key, reason in why.items() if key in sweeping.runs}
+            held = self.scheduler.holds.get(sweeping.name, "room")
+            mine = {key: why.get(key, held) for key in sweeping.outstanding() if key not in at_work}
             snapshot = sweeping.snapshot(self._attempts(sweeping.name), mine, now, slots)
             sweeping.publish(snapshot, finished=self._settled(sweeping))
             if sweeping.name == self._main:
@@ -208,11 +233,9 @@ class Driver:
     # --- what people ask for ------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """What runs saves its checkpoint and goes; nothing new starts."""
+        """What runs is to save its checkpoint and go, and nothing new to start: at the next look, because this may be
+        called by a signal in the middle of anything."""
         self.interrupted = True
-        for sweeping in self.sweeps.values():
-            self._end(sweeping, "interrupted: saving checkpoints")
-        self.scheduler.stop()
 
     def _read_controls(self) -> None:
         for path in (self.root / "sweeps").glob("*/control.json"):
@@ -223,23 +246,39 @@ class Driver:
             if self._seen.get(path) == changed:
                 continue
             self._seen[path] = changed
-            control, name = Control.read(path.parent), path.parent.name
-            sweeping = self.sweeps.get(name)
-            asked = control.asked
-            if asked and asked.waits() and (sweeping is None or asked.id != sweeping.answered):
-                self.adopt(load_plan(self.root, name))
-            elif sweeping:
-                self._obey(sweeping, control)
+            try:
+                self._heed(path.parent)
+            except Exception as error:  # one sweep's unreadable wishes must not end the runs of all others
+                self.view.say(f"{path.parent.name}: its request is left alone: {error}")
+                self._refuse(path.parent, str(error))
+
+    def _heed(self, folder: Path) -> None:
+        """Takes up a sweep that somebody waits for, or what is wanted of one at work."""
+        control, name = Control.read(folder), folder.name
+        sweeping, asked = self.sweeps.get(name), control.asked
+        if asked and asked.waits() and (sweeping is None or asked.id != sweeping.answered):
+            if self.interrupted:
+                return  # whoever asked takes over when this driver is gone
+            plan = load_plan(self.root, name)
+            if problems := preflight(plan, self.launcher.nodes()):
+                raise SpecError(problems)
+            self.adopt(plan)
+        elif sweeping:
+            self._obey(sweeping, control)
+
+    def _refuse(self, folder: Path, why: str) -> None:
+        """Tells whoever waits for the sweep that it will not be."""
+        with suppress(Exception):
+            asked = Control.read(folder).asked
+            if asked:
+                note = Live(time=time.time(), pid=os.getpid(), answered=asked.id, finished=True, exit_code=2, note=why)
+                note.write(folder)
 
     def _obey(self, sweeping: Sweeping, control: Control) -> None:
         name = sweeping.name
-        unwanted = set(control.cancelled) & sweeping.runs.keys() - sweeping.done
-        self.scheduler.cancel(unwanted)
-        sweeping.cancelled |= unwanted - {attempt.task.key for attempt in self._attempts(name)}
-        back = sweeping.cancelled - unwanted
-        sweeping.cancelled -= back
-        if back:
-            self._enqueue(sweeping, sorted(back))
+        sweeping.cancelled = set(control.cancelled) & sweeping.runs.keys() - sweeping.done
+        others = {key for other in self.sweeps.values() if other is not sweeping for key in other.wanted()}
+        self.scheduler.cancel(sweeping.cancelled - others)
         if control.stop:
             self._end(sweeping, "stopping: " + ("what runs may finish" if control.stop == "drain" else "saving"))
             if control.stop == "save":
@@ -285,9 +324,9 @@ class Driver:
             if event.failure == "hang":  # which its process, killed for it, could not say
                 run.dir.fail(event.failure, event.error)
             self.view.say(describe_failure(run))
-        elif event.kind == "cancelled":
-            sweeping.cancelled.add(key)
-        elif event.kind == "stopped":
+        elif event.kind == "cancelled" and key not in sweeping.plan.unique():
+            del sweeping.runs[key]  # it was removed from the sweep
+        elif event.kind == "stopped" and sweeping.ending:
             sweeping.stopped.add(key)
         elif event.kind == "retry":
             again = f"; again in {event.delay:.0f} s" if event.delay >= 1 else "; again now"
@@ -303,8 +342,11 @@ class Driver:
 
     def _finish(self, sweeping: Sweeping, run: PlannedRun, event: Event) -> None:
         key = event.task.key
-        sweeping.done.add(key)
         sweeping.failed.pop(key, None)
+        if not run.done:  # the sweep was edited while it ran and wants more of it
+            sweeping.trained.add(key)
+            return
+        sweeping.done.add(key)
         if sweeping.mirror:
             sweeping.mirror.finish(run, event.kind)
         if event.kind == "diverged":
@@ -330,8 +372,6 @@ class Driver:
                     other.mirror.finish(other.runs[key], event.kind)
             elif event.kind == "failed" and event.failure:
                 other.failed[key] = event.failure
-            elif not other.ending and key not in other.cancelled:
-                self._enqueue(other, [key])
 
 
 def _n_micro(run: PlannedRun) -> int:

@@ -35,12 +35,17 @@ class _Free:
         share = min(gpus, 1.0)
         return sorted((i for i, free in enumerate(self.gpus) if free >= share - EPSILON), key=lambda i: self.gpus[i])
 
-    def take(self, wanted: Resources) -> None:
+    def take(self, wanted: Resources, devices: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The GPUs taken; those given, where a run is on them already."""
         self.runs += 1
         self.cpus -= wanted.cpus
         self.memory -= wanted.memory
-        for i in self._devices(wanted.gpus)[: max(1, round(wanted.gpus))] if wanted.gpus else []:
-            self.gpus[i] -= min(wanted.gpus, 1.0)
+        if devices is None:
+            devices = self._devices(wanted.gpus)[: max(1, round(wanted.gpus))] if wanted.gpus else ()
+        for i in devices:
+            if i < len(self.gpus):  # a node may come back with fewer
+                self.gpus[i] -= min(wanted.gpus, 1.0)
+        return tuple(devices)
 
 
 class Room:
@@ -66,13 +71,18 @@ class Room:
         best = min(fitting, key=lambda f: (not wanted.gpus and f.node.gpus > 0, sum(f.gpus), f.cpus), default=None)
         return best.node if best else None
 
-    def take(self, node: str, wanted: Resources, *, strict: bool = True) -> None:
-        """`strict=False` counts what already runs, also on a node that is gone or has shrunk."""
+    def take(self, node: str, wanted: Resources) -> tuple[int, ...]:
+        """For a run that is to start: the GPUs it gets, the fullest first, as launchers give them out too."""
+        self._full = None
+        free = self.free[node]
+        assert free.fits(wanted), f"{node} is oversubscribed by {wanted}"
+        return free.take(wanted)
+
+    def hold(self, node: str, wanted: Resources, devices: Sequence[int]) -> None:
+        """For a run that is on these GPUs, also on a node that has shrunk; nothing on one that is gone."""
+        self._full = None
         if node in self.free:
-            self._full = None
-            free = self.free[node]
-            assert not strict or free.fits(wanted), f"{node} is oversubscribed by {wanted}"
-            free.take(wanted)
+            self.free[node].take(wanted, devices)
 
     def reserve(self, wanted: Resources) -> str | None:
         """Keeps the node free on which `wanted` would fit soonest: the emptiest of those that are large enough."""

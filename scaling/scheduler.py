@@ -21,6 +21,8 @@ from scaling.task import Effort, Event, Outcome, Task, lighter
 
 STOP_GRACE, HANG_GRACE = 120.0, 30.0
 """Seconds a run may take to save and go once it was asked to; then it is killed."""
+START_GRACE = 1800.0
+"""Seconds a slot may take to load on a busy machine before its runs count as hanging."""
 ORPHAN_GRACE = 60.0
 """Seconds to wait for a fenced process of a dead driver to end before its run starts anew beside it."""
 JITTER = 0.2
@@ -47,9 +49,13 @@ class Running:
     waited: Waiting
     token: str
     node: str
+    devices: tuple[int, ...]
+    """GPUs of the node it is on."""
     started: float
     pulse: object
     pulse_at: float
+    begun: bool = False
+    """Whether its worker gave a first sign of life; before, it waits for its slot to load."""
     kill_at: float | None = None
     """Asked to stop; killed when this time comes."""
     verdict: Literal["", "hang", "stopped", "cancelled"] = ""
@@ -104,7 +110,7 @@ class Scheduler:
             self.listen(Event(kind="cancelled", task=waited.task, attempt=waited.attempt))
         for running in self.running.values():
             if running.task.key in wanted and running.verdict != "cancelled":
-                running.verdict = "cancelled"
+                running.verdict, running.kill_at = "cancelled", self.now() + HANG_GRACE
                 self.launcher.kill(running.task.path)
 
     def stop(self, sweep: str | None = None) -> None:
@@ -133,7 +139,7 @@ class Scheduler:
         """What is free now on each node."""
         room = Room(self.launcher.nodes())
         for running in self.running.values():
-            room.take(running.node, running.waited.effort.resources, strict=False)
+            room.hold(running.node, running.waited.effort.resources, running.devices)
         return room
 
     def why_waiting(self) -> dict[str, str]:
@@ -167,14 +173,12 @@ class Scheduler:
         for running in self.running.values():
             pulse = running.task.body.pulse()
             if pulse != running.pulse:
-                running.pulse, running.pulse_at = pulse, now
+                running.pulse, running.pulse_at, running.begun = pulse, now, True
             if running.kill_at is not None:
                 if now >= running.kill_at:
                     running.kill_at = now + HANG_GRACE  # should the launcher fail to kill it, it will be asked again
                     self.launcher.kill(running.task.path)
-            elif now - running.pulse_at > running.task.hang_after and (
-                now - running.pulse_at > running.task.body.slow_pulse()
-            ):
+            elif now - running.pulse_at > self._longest_silence(running):
                 running.verdict, running.kill_at = "hang", now + HANG_GRACE
                 running.task.body.ask_to_stop()
                 self.listen(
@@ -182,6 +186,12 @@ class Scheduler:
                         kind="hang", task=running.task, attempt=running.waited.attempt, node=running.node, final=False
                     )
                 )
+
+    def _longest_silence(self, running: Running) -> float:
+        """Seconds without a sign of life that are no hang."""
+        if not running.begun:
+            return max(START_GRACE, running.task.hang_after)
+        return max(running.task.hang_after, running.task.body.slow_pulse())
 
     def _order(self, now: float) -> list[Waiting]:
         def place(waited: Waiting) -> tuple[int, bool, float, int]:
@@ -206,8 +216,7 @@ class Scheduler:
                 continue
             if not self._vacant(waited, now):
                 continue
-            room.take(node.name, wanted)
-            self._launch(waited, node, now)
+            self._launch(waited, node, room.take(node.name, wanted), now)
 
     def _vacant(self, waited: Waiting, now: float) -> bool:
         """Whether no process of a dead driver is in the run any more; it was fenced when it was first seen."""
@@ -219,13 +228,19 @@ class Scheduler:
         waited.fenced_at = waited.fenced_at or now
         return False
 
-    def _launch(self, waited: Waiting, node: Node, now: float) -> None:
+    def _launch(self, waited: Waiting, node: Node, devices: tuple[int, ...], now: float) -> None:
         task, token = waited.task, uuid4().hex
         waited.attempt += 1
         del self.waiting[task.key]
         task.body.prepare(token, waited.effort, node)
         self.running[task.path] = Running(
-            waited=waited, token=token, node=node.name, started=now, pulse=task.body.pulse(), pulse_at=now
+            waited=waited,
+            token=token,
+            node=node.name,
+            devices=devices,
+            started=now,
+            pulse=task.body.pulse(),
+            pulse_at=now,
         )
         order = Order(
             path=task.path,
@@ -283,7 +298,7 @@ class Scheduler:
         delay = waited.task.policies[kind].delay(waited.failures[kind]) * self.chance.uniform(1 - JITTER, 1 + JITTER)
         waited.effort, waited.not_before, waited.last_failure = effort, self.now() + delay, kind
         self.waiting[waited.task.key] = waited
-        self.listen(replace(report, kind="retry", delay=delay, final=False, effort=effort))
+        self.listen(replace(report, kind="retry", delay=delay, final=False))
 
     def _break_circuit(self, report: Event) -> None:
         """The same mistake again and again holds the sweep: whoever reads the log will want to mend it first."""

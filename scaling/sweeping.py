@@ -68,8 +68,12 @@ class Sweeping:
         ended = self.done | self.failed.keys() | self.cancelled | self.stopped
         return [key for key in self.runs if key not in ended]
 
+    def wanted(self) -> list[str]:
+        """Outstanding runs that may still start or go on in this call."""
+        return [] if self.ending else self.outstanding()
+
     def exit_code(self) -> int:
-        if self.over_budget:
+        if self.over_budget and (self.stopped or self.outstanding()):
             return BUDGET
         if self.failed:
             return SOME_FAILED

@@ -96,6 +96,7 @@ class Event:
     seconds: float = 0.0
     """Of the attempt that ended."""
     effort: Effort | None = None
+    """Of the attempt that began or ended."""
     failure: FailureClass | None = None
     error: str = ""
     delay: float = 0.0

@@ -41,6 +41,9 @@ class Workers:
     """Nothing ends while this is set."""
     going: dict[Path, tuple[Order, int]] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
+    killed: list[str] = field(default_factory=list)
+    dead: list[Ended] = field(default_factory=list)
+    """Killed, to come out of the next wait."""
     at_wait: Callable[[], None] = lambda: None
     closed: bool = False
 
@@ -54,7 +57,7 @@ class Workers:
 
     def wait(self, timeout: float) -> list[Ended]:
         self.at_wait()
-        ended = []
+        ended, self.dead = self.dead, []
         for path, (order, left) in list(self.going.items()):
             run = RunDir(path)
             code: int | None = 0
@@ -95,15 +98,8 @@ class Workers:
 
     def kill(self, path: Path) -> None:
         order, _ = self.going.pop(path)
-        self.killed = [*getattr(self, "killed", []), order.path.name]
-        self._dead = [*getattr(self, "_dead", []), Ended(path=path, token=order.token, code=None)]
-        wait = self.wait
-
-        def once(timeout: float) -> list[Ended]:
-            self.wait = wait  # type: ignore[method-assign]
-            return [*self._dead, *wait(timeout)]
-
-        self.wait = once  # type: ignore[method-assign]
+        self.killed.append(order.path.name)
+        self.dead.append(Ended(path=path, token=order.token, code=None))
 
     def close(self) -> None:
         self.closed = True
@@ -388,7 +384,7 @@ def test_removed_runs_are_ended_on_request(plan_of: Callable[..., Plan], words: 
     driver.carry_out()
     removed = {run.dir.run for run in plan.runs} - {run.dir.run for run in edited.runs}
     assert removed
-    assert set(workers.killed) == removed  # type: ignore[attr-defined]
+    assert set(workers.killed) == removed
     assert all(run.done for run in edited.runs)
 
 
@@ -443,3 +439,222 @@ def test_a_request_nobody_waits_for_any_more_is_not_taken_up(plan_of: Callable[.
     driver.adopt(plan)
     driver.carry_out()
     assert set(driver.sweeps) == {"tiny"}
+
+
+# --- what two sweeps, or two words on one sweep, do to the same run ---------------------------------------------------
+
+
+def pair(plan_of: Callable[..., Plan], workers: Workers, words: StringIO) -> tuple[Driver, Plan, Plan]:
+    """Two sweeps at work whose runs are the same; all on the first one's account."""
+    first, second = plan_of(), plan_of(("name: tiny", "name: other"))
+    driver = driver_for(first, workers, words)
+    for plan in (first, second):
+        request(plan, cancel_removed=False)
+        driver.adopt(plan)
+    return driver, first, second
+
+
+def always_look(driver: Driver, workers: Workers, act: Callable[[], None] = lambda: None) -> None:
+    def turn() -> None:
+        driver._looked = 0.0
+        act()
+
+    workers.at_wait = turn
+
+
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+def test_a_sweep_that_is_held_holds_no_run_that_another_wants(
+    plan_of: Callable[..., Plan], words: StringIO, how: str
+) -> None:
+    workers = Workers(slots=1)
+    driver, first, second = pair(plan_of, workers, words)
+    asked = [lambda: (control.pause if how == "paused" else control.stop)(first.root, "tiny")]
+
+    def act() -> None:
+        if asked:
+            asked.pop()()
+        elif not driver.sweeps["other"].outstanding():
+            control.resume(first.root, "tiny")
+
+    always_look(driver, workers, act)
+    driver.carry_out()
+    assert driver.sweeps["other"].exit_code() == 0
+    assert {run.dir.run for run in second.runs} == set(workers.started)
+
+
+def test_a_run_removed_from_one_sweep_is_still_done_for_the_other(
+    plan_of: Callable[..., Plan], words: StringIO
+) -> None:
+    workers = Workers(slots=1, holding=True)
+    driver, _, second = pair(plan_of, workers, words)
+    edited = plan_of(("n_images: [16, 32]", "n_images: [16]"))
+    done: list[bool] = []
+
+    def act() -> None:
+        if not done:
+            done.append(True)
+            request(edited, cancel_removed=False)
+        elif len(driver.sweeps["tiny"].plan.runs) == len(edited.runs):
+            workers.holding = False
+
+    always_look(driver, workers, act)
+    driver.carry_out()
+    assert all(run.done for run in second.runs)
+    assert {name: sweeping.exit_code() for name, sweeping in driver.sweeps.items()} == {"tiny": 0, "other": 0}
+
+
+def test_cancelling_in_one_sweep_takes_nothing_from_the_other(plan_of: Callable[..., Plan], words: StringIO) -> None:
+    workers = Workers(slots=1, holding=True)
+    driver, _, second = pair(plan_of, workers, words)
+    victims = [second.runs[0].dir.run, *workers.started]
+    done: list[bool] = []
+
+    def act() -> None:
+        if not done:
+            done.append(True)
+            control.cancel(second.root, "other", [*victims, *workers.started])
+        elif driver.sweeps["other"].cancelled:
+            workers.holding = False
+
+    always_look(driver, workers, act)
+    driver.carry_out()
+    assert driver.sweeps["tiny"].exit_code() == 0
+    assert driver.sweeps["tiny"].cancelled == set()
+    assert len(driver.sweeps["tiny"].done) == len(second.runs)
+    assert workers.killed == []
+
+
+def test_a_sweep_run_again_while_it_saves_goes_on(plan_of: Callable[..., Plan], words: StringIO) -> None:
+    plan, workers = plan_of(), Workers(slots=1, holding=True)
+    request(plan, cancel_removed=False)
+    driver = driver_for(plan, workers, words)
+    driver.adopt(plan)
+    driver.scheduler.tick(0)
+    control.stop(plan.root, "tiny")
+    driver.look()
+    request(plan, cancel_removed=False)  # before the runs have gone
+    driver._looked = 0.0
+    driver.look()
+    workers.holding = False
+    always_look(driver, workers)
+    driver.carry_out()
+    assert driver.sweeps["tiny"].exit_code() == 0
+    assert all(run.done for run in plan.runs)
+
+
+def test_a_run_resumed_while_it_is_killed_comes_back(plan_of: Callable[..., Plan], words: StringIO) -> None:
+    plan, workers = plan_of(), Workers(slots=1, holding=True)
+    request(plan, cancel_removed=False)
+    driver = driver_for(plan, workers, words)
+    driver.adopt(plan)
+    driver.scheduler.tick(0)
+    victim = workers.started[0]
+    control.cancel(plan.root, "tiny", [victim])
+    driver.look()
+    assert workers.killed == [victim]
+    control.resume(plan.root, "tiny")
+    workers.holding = False
+    always_look(driver, workers)
+    driver.carry_out()
+    assert workers.started.count(victim) == 2
+    assert driver.sweeps["tiny"].exit_code() == 0
+
+
+def test_runs_ended_as_removed_stay_ended(plan_of: Callable[..., Plan], words: StringIO) -> None:
+    plan, workers = plan_of(), Workers(slots=10, holding=True)
+    request(plan, cancel_removed=False)
+    driver = driver_for(plan, workers, words)
+    driver.adopt(plan)
+    driver.scheduler.tick(0)
+    edited = plan_of(("n_images: [16, 32]", "n_images: [16]"))
+    request(edited, cancel_removed=True)
+    asks = [lambda: control.pause(plan.root, "tiny"), lambda: control.resume(plan.root, "tiny")]
+
+    def act() -> None:
+        if workers.killed and asks:
+            asks.pop(0)()
+        workers.holding = bool(asks)
+
+    always_look(driver, workers, act)
+    driver.carry_out()
+    assert len(workers.started) == len(set(workers.started))
+    assert driver.sweeps["tiny"].exit_code() == 0
+
+
+def test_a_task_added_while_a_run_is_at_work_is_probed_too(plan_of: Callable[..., Plan], words: StringIO) -> None:
+    offered = [info.name for info in plan_of().tasks]
+    plan = plan_of(("probe: {", f"probe: {{tasks: [{offered[0]}], "))
+    workers = Workers(slots=1, holding=True)
+    request(plan, cancel_removed=False)
+    driver = driver_for(plan, workers, words)
+    driver.adopt(plan)
+    driver.scheduler.tick(0)
+    edited = plan_of(("probe: {", f"probe: {{tasks: [{offered[0]}, {offered[1]}], "))
+    request(edited, cancel_removed=False)
+    driver._looked = 0.0
+    driver.look()
+    workers.holding = False
+    always_look(driver, workers)
+    driver.carry_out()
+    assert all(run.done for run in edited.runs)
+    assert len(workers.started) == len(plan.runs) + 1  # the one at work came back for its new task
+    assert driver.sweeps["tiny"].exit_code() == 0
+
+
+def test_a_request_that_cannot_be_met_is_refused_and_costs_no_other_sweep(
+    plan_of: Callable[..., Plan], words: StringIO
+) -> None:
+    plan, workers = plan_of(), Workers()
+    request(plan, cancel_removed=False)
+    driver = driver_for(plan, workers, words)
+    driver.adopt(plan)
+    greedy = plan_of(("name: tiny", "name: greedy"), ("probe:", "resources: {cpus: 64}\nprobe:"))
+    asked = request(greedy, cancel_removed=False)
+    torn = sweep_folder(plan.root, "torn")
+    torn.mkdir(parents=True)
+    (torn / "control.json").write_text('{"paus')
+    always_look(driver, workers)
+    driver.carry_out()
+    assert driver.sweeps["tiny"].exit_code() == 0
+    assert set(driver.sweeps) == {"tiny"}
+    assert watch(greedy, asked, View(Console(file=words, width=300))) == 2
+    assert "64 CPUs, which no node has" in words.getvalue()
+
+
+def test_an_interrupt_in_the_middle_of_anything_is_heeded_at_the_next_look(
+    plan_of: Callable[..., Plan], words: StringIO
+) -> None:
+    plan, workers = plan_of(), Workers(slots=2, holding=True)
+    request(plan, cancel_removed=False)
+    driver = driver_for(plan, workers, words)
+    sweeping = driver.adopt(plan)
+    workers.at_wait = driver.interrupt
+    driver.carry_out()
+    assert sweeping.exit_code() == 130
+    assert len(sweeping.stopped) == 2
+    assert len(workers.started) == 2
+    other = plan_of(("name: tiny", "name: other"))
+    request(other, cancel_removed=False)
+    driver._looked = 0.0
+    driver.look()
+    assert set(driver.sweeps) == {"tiny"}  # nothing is taken up any more
+
+
+def test_who_watches_follows_a_newer_request_for_the_same_sweep(plan_of: Callable[..., Plan], words: StringIO) -> None:
+    plan = plan_of()
+    first = request(plan, cancel_removed=False)
+    second = request(plan, cancel_removed=False)
+    Live(time=0, pid=1, answered=second.id, finished=True, exit_code=3).write(sweep_folder(plan.root, "tiny"))
+    assert watch(plan, first, View(Console(file=words))) == 3
+
+
+def test_two_cancels_at_once_are_both_kept(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of()
+    request(plan, cancel_removed=False)
+    names = [f"run{i}" for i in range(20)]
+    threads = [threading.Thread(target=control.cancel, args=(plan.root, "tiny", [name])) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(Control.read(sweep_folder(plan.root, "tiny")).cancelled) == sorted(names)

@@ -10,7 +10,7 @@ import pytest
 
 from scaling.failures import FAILURE_CLASSES, FailureClass, Policy
 from scaling.launch.launcher import Ended, Node, Order, Resources
-from scaling.scheduler import HANG_GRACE, ORPHAN_GRACE, STOP_GRACE, Scheduler
+from scaling.scheduler import HANG_GRACE, ORPHAN_GRACE, START_GRACE, STOP_GRACE, Scheduler
 from scaling.task import Effort, Event, Outcome, Task
 
 
@@ -24,12 +24,17 @@ class FakeBody:
     """Attempts that show no sign of life and never end."""
     obeys: bool = True
     slow: float = 0.0
+    loads: bool = False
+    """A hanging attempt never gives a first sign of life."""
     orphan_until: float = 0.0
     efforts: list[Effort] = field(default_factory=list)
+    prepared_at: float = 0.0
     stop_asked: bool = False
     world: World | None = None
 
     def prepare(self, token: str, effort: Effort, node: Node) -> None:
+        assert self.world is not None
+        self.prepared_at = self.world.clock
         self.efforts.append(effort)
         self.stop_asked = False
 
@@ -46,7 +51,8 @@ class FakeBody:
 
     def pulse(self) -> object:
         assert self.world is not None
-        return None if self.hanging else self.world.clock
+        begun = self.loads or (self.world.clock > self.prepared_at and len(self.efforts))
+        return begun if self.hanging else self.world.clock
 
     def slow_pulse(self) -> float:
         return self.slow
@@ -372,6 +378,48 @@ def test_a_run_of_slow_steps_may_be_silent_for_longer() -> None:
     carry_out(scheduler, world)
     assert world.kinds("r") == ["started", "hang", "retry", "started", "done"]
     assert 2000 < world.started("r")[1] <= 2000 + HANG_GRACE + 5
+
+
+def test_a_run_whose_slot_still_loads_does_not_hang_yet() -> None:
+    world = World()
+    scheduler = world.scheduler()
+    scheduler.add(world.task("r", FakeBody(seconds=10, hangs=1, loads=True), hang_after=300))
+    carry_out(scheduler, world)
+    assert world.kinds("r") == ["started", "hang", "retry", "started", "done"]
+    assert START_GRACE < world.started("r")[1] <= START_GRACE + HANG_GRACE + 5
+
+
+def test_a_cancelled_run_that_does_not_die_is_killed_again_and_never_comes_back() -> None:
+    world = World()
+    scheduler = world.scheduler()
+    scheduler.add(world.task("r", FakeBody(seconds=1e5, hangs=1), hang_after=60))
+    scheduler.tick(1.0)
+    scheduler.cancel(["r"])
+    world.killed.clear()  # it did not work
+    carry_out(scheduler, world)
+    assert world.kinds("r") == ["started", "cancelled"]
+    assert HANG_GRACE <= world.clock <= HANG_GRACE + 5
+
+
+def test_shares_stay_on_the_gpu_they_were_given() -> None:
+    """Two halves left on two GPUs are no whole one, although they would be if runs could move."""
+    world = World(machines=[Node(name="a", host="a", cpus=64, gpus=2)])
+    scheduler = world.scheduler()
+    for i, seconds in enumerate((10, 100, 10, 100)):  # one of each pair on each GPU ends early
+        scheduler.add(world.task(f"half{i}", FakeBody(seconds=seconds), gpus=0.5, rank=i))
+    scheduler.tick(1.0)
+    scheduler.add(world.task("whole", FakeBody(seconds=10), gpus=1))
+    carry_out(scheduler, world)
+    assert world.started("whole")[0] >= 100
+
+
+def test_what_an_attempt_used_is_told_as_it_was_given_and_not_as_the_next_will_be() -> None:
+    world = World(machines=[Node(name="a", host="a", cpus=2, gpus=1)])
+    scheduler = world.scheduler()
+    scheduler.add(world.task("r", FakeBody(outcomes=[Outcome(kind="gpu_oom")]), gpus=0.25, max_micro=4))
+    carry_out(scheduler, world)
+    given = [event.effort.resources.gpus for event in world.events if event.seconds and event.effort]
+    assert given == [0.25, 1.0]
 
 
 def test_a_slow_run_that_beats_is_left_alone() -> None:
