@@ -339,6 +339,7 @@ class Driver:
             sweeping.mirror.finish(run, event.kind)
         if event.final:
             self._share(sweeping, event)
+            self._guard_budget(sweeping, self.now())  # before anything takes its place
 
     def _finish(self, sweeping: Sweeping, run: PlannedRun, event: Event) -> None:
         key = event.task.key
