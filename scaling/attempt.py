@@ -97,6 +97,11 @@ class Attempt:
             with self.run_dir.writing(self.token):
                 path.unlink(missing_ok=True)
 
+    def set_aside(self, path: Path, aside: Path) -> None:
+        if self.writes:
+            with self.run_dir.writing(self.token):
+                path.replace(aside)
+
     def keep_metrics_until(self, step: int) -> None:
         """Drops logged steps that a resumed run writes again."""
         if self.writes:

@@ -146,14 +146,14 @@ def _conclude(
     if sweeping.mirror:
         sweeping.mirror.finish_sweep(out, complete=sweeping.exit_code() == ALL_DONE)
         if not sweeping.mirror.close():
-            view.say(f"tracking: the store did not answer; `scaling sync {sweeping.name}` sends what is missing")
+            view.say(f"tracking: the store did not answer; `scaling sync {sweeping.plan.document.path}` sends the rest")
 
 
 def _closing(sweeping: Sweeping) -> str:
     n, name = len(sweeping.runs), sweeping.plan.document.path
     words = [f"{len(sweeping.done)} of {n} runs done"]
     words += [f"{len(sweeping.diverged)} of them diverged"] if sweeping.diverged else []
-    words += [f"{len(sweeping.failed)} failed: `scaling failures {sweeping.name}`"] if sweeping.failed else []
+    words += [f"{len(sweeping.failed)} failed: `scaling failures {name}`"] if sweeping.failed else []
     words += [f"{len(sweeping.cancelled)} cancelled"] if sweeping.cancelled else []
     if sweeping.exit_code() in (SOME_FAILED, BUDGET, INTERRUPTED):
         words.append(f"`scaling run {name}` goes on from here")

@@ -13,7 +13,8 @@ from scaling import looking, verbs
 DONE, BAD_INPUT, SOME_FAILED, OVER_BUDGET, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes."""
 CODES = (
-    "exit codes: 0 all done, 2 the sweep or its resources are impossible, 3 some runs failed, 4 budget, 130 interrupted"
+    "exit codes: 0 all done but what was cancelled, 2 the sweep or its resources are impossible, 3 some runs failed, "
+    "4 budget, 130 interrupted or stopped"
 )
 Verb = Callable[[argparse.Namespace], int]
 
@@ -112,7 +113,7 @@ def _of_a_sweep(verb: Add) -> None:
     logs = verb("logs", looking.logs, "what a run printed; without RUN, that of the newest failure")
     failures = verb("failures", looking.failures, "what failed, grouped by cause, and where the logs are")
     pause = verb("pause", verbs.pause, "start nothing new of a sweep; what runs goes on")
-    resume = verb("resume", verbs.resume, "undo pause, and cancel of the runs named, or of all")
+    resume = verb("resume", verbs.resume, "undo pause, and cancel of the runs named")
     stop = verb("stop", verbs.stop, "let what runs save its checkpoint and go; `scaling run` goes on")
     stop.add_argument("--drain", action="store_true", help="let what runs finish instead")
     cancel = verb("cancel", verbs.cancel, "end runs at once and keep them from starting until resumed")
@@ -120,7 +121,7 @@ def _of_a_sweep(verb: Add) -> None:
     export = verb("export", verbs.export, "all results as one table")
     sync = verb("sync", verbs.sync, "make MLflow again what the run directories say")
     for added in (status, logs, failures, pause, resume, stop, cancel, report, export, sync):
-        added.add_argument("name", help="the sweep's name")
+        added.add_argument("name", help="the sweep's YAML, or its name")
         _root(added)
     for added in (status, failures):
         _json(added)
@@ -134,6 +135,7 @@ def _of_a_sweep(verb: Add) -> None:
             metavar="RUN",
             help="beginning of a fingerprint, or axis=value as in model=vit_s",
         )
+    resume.add_argument("--all", action="store_true", help="also every run that was cancelled")
     report.add_argument("--out", type=Path, help="the report's folder (default: results/NAME)")
     export.add_argument("out", type=Path, help="a .csv or .parquet file")
     export.add_argument("--curves", action="store_true", help="every logged step instead of the results")

@@ -103,13 +103,13 @@ def pause(root: Path, name: str) -> None:
     change(root, name, paused=True)
 
 
-def resume(root: Path, name: str, runs: Sequence[str] = ()) -> None:
-    """Undoes `pause`, and `cancel` of these runs, or of all when none is named."""
+def resume(root: Path, name: str, runs: Sequence[str] = (), *, everything: bool = False) -> Control:
+    """Undoes `pause` and `stop`, and `cancel` of these runs or of all; what is wanted then."""
 
     def kept(old: Control) -> tuple[str, ...]:
-        return tuple(run for run in old.cancelled if runs and run not in runs)
+        return () if everything else tuple(run for run in old.cancelled if run not in runs)
 
-    change(root, name, paused=False, stop="", cancelled=kept)
+    return change(root, name, paused=False, stop="", cancelled=kept)
 
 
 def stop(root: Path, name: str, *, drain: bool = False) -> None:

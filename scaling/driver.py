@@ -284,7 +284,7 @@ class Driver:
             if control.stop == "save":
                 self.scheduler.stop(name)
         elif control.paused:
-            sweeping.note = "paused; `scaling resume` goes on"
+            sweeping.note = f"paused; `scaling resume {sweeping.plan.document.path}` goes on"
             self.scheduler.hold(name, "resume (paused)")
         elif not sweeping.ending:
             sweeping.note = ""

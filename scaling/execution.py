@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from scaling.failures import POLICIES, FailureClass, Policy
 from scaling.options import BY_TYPE, Options, Other, Positive, Text
 
+SHORTEST_SILENCE = 30.0
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -23,8 +24,16 @@ def _seconds(value: Any) -> Any:
         return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", value) if isinstance(value, str) else None
     if not found:
-        raise PydanticCustomError("ours", "is no duration; write a number and its unit, as in 90min, 48h or 7d")
+        text = f"{value!r} is no duration; write a number and its unit (s, min, h, d), as in 90min, 48h or 7d"
+        raise PydanticCustomError("ours", "{text}", {"text": text})
     return float(found[1]) * UNITS[found[2]]
+
+
+def _long_enough(seconds: float) -> float:
+    if seconds < SHORTEST_SILENCE:
+        what = f"would end healthy runs, which give a sign of life every few seconds; at least {SHORTEST_SILENCE:g}s"
+        raise PydanticCustomError("ours", "{text}", {"text": what})
+    return seconds
 
 
 Duration = Annotated[float, BeforeValidator(_seconds)]
@@ -95,7 +104,7 @@ class Retry(Options):
     hang: int = Field(default=POLICIES["hang"].tries, ge=0)
     io: int = Field(default=POLICIES["io"].tries, ge=0)
     error: int = Field(default=POLICIES["error"].tries, ge=0)
-    hang_after: Duration = 600.0
+    hang_after: Annotated[Duration, AfterValidator(_long_enough)] = 600.0
     """A run without a sign of life for this long, or for 20 of its steps if that is longer, hangs."""
 
     def policies(self) -> dict[FailureClass, Policy]:

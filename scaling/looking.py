@@ -38,7 +38,7 @@ def _show_status(now: Status, *, everything: bool) -> None:
     from scaling.tables import status_table
 
     console = console_of()
-    console.print(status_table(now.plan, now.standings, everything=everything))
+    console.print(status_table(now.plan, now.standings, everything=everything, cancelled=now.control.cancelled))
     console.print(standing(now.snapshot, bar=console.is_terminal))
     for group in failure_groups(now.plan, now.standings):
         say(console, describe(group, lines=0))
@@ -114,6 +114,10 @@ def logs(options: argparse.Namespace) -> int:
         print("it has printed nothing yet", file=sys.stderr)
         return DONE
     shown = _tail(path, options.lines)
+    if not shown:
+        last = chosen.dir.last_metrics()
+        at = f"; step {last['step']}/{chosen.spec.n_steps}, loss {last['loss']:.4g}" if last and "loss" in last else ""
+        print(f"it has printed nothing{at}", file=sys.stderr)
     if options.follow:
         _follow(chosen, path, shown)
     return DONE

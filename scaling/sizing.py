@@ -60,7 +60,8 @@ class Sizer:
         """GPUs of a run before packing."""
         wanted = self.options.gpus
         if isinstance(wanted, str):
-            return float(self.options.processes or 1) if any_gpu else 0.0
+            # Whoever names a GPU type wants a GPU, and is told when there is none.
+            return float(self.options.processes or 1) if any_gpu or self.options.accelerator else 0.0
         return 1 / round(1 / wanted) if 0 < wanted < 1 else wanted
 
     def size(self, run: PlannedRun) -> Allotment:

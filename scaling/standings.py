@@ -121,7 +121,7 @@ def _note(plan: Plan, n_left: int, control: Control, driver: Holder | None) -> s
     if n_left == 0:
         return ""
     if control.paused:
-        return f"paused; `scaling resume {plan.sweep.name}` goes on"
+        return f"paused; `scaling resume {plan.document.path}` goes on"
     if driver is None:
         return f"nobody works on it; `scaling run {plan.document.path}` goes on"
     return ""

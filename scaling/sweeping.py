@@ -168,8 +168,13 @@ class Sweeping:
     def _left(self, attempt: Attempt, now: float) -> float | None:
         """Seconds a running attempt still takes."""
         key = attempt.task.key
-        whole = self.forecast.seconds(self.runs[key], probes_only=key in self.trained)
-        return None if whole is None else max(0.0, whole - (now - attempt.started))
+        run = self.runs[key]
+        whole = self.forecast.seconds(run, probes_only=key in self.trained)
+        last = run.dir.last_metrics() or {}
+        step, seconds = last.get("step", 0), last.get("seconds", 0.0)
+        training = seconds / step * max(0, run.spec.n_steps - step) if step else None  # at its own pace
+        left = None if whole is None else max(0.0, whole - (now - attempt.started))
+        return max((s for s in (training, left) if s is not None), default=None)
 
     def _eta(self, attempts: Sequence[Attempt], why: Mapping[str, str], now: float, slots: int) -> Eta | None:
         """Of what waits and is half done."""

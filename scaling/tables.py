@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
@@ -262,7 +262,9 @@ def calibration_table(found: Sequence[Calibration]) -> Table:
 # --- scaling status ----------------------------------------------------------------------------------------------
 
 
-def status_table(plan: Plan, standings: Mapping[str, Standing], *, everything: bool = False) -> Table:
+def status_table(
+    plan: Plan, standings: Mapping[str, Standing], *, everything: bool = False, cancelled: Collection[str] = ()
+) -> Table:
     """A row per run; grouped when there are very many."""
     runs = plan.unique()
     if len(runs) > MANY and not everything:
@@ -282,7 +284,7 @@ def status_table(plan: Plan, standings: Mapping[str, Standing], *, everything: b
             str(point.seed),
             "" if loss is None else f"{loss:.4g}",
             duration(seconds) if seconds else "",
-            state(run, standing) or "waiting",
+            "cancelled" if fingerprint in cancelled and not standing.over else state(run, standing) or "waiting",
         )
     return table
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -198,6 +199,19 @@ class Training:
         return mean if math.isfinite(mean) else None
 
 
+def _last_state(attempt: Attempt, path: Path, device: torch.device) -> dict[str, Any] | None:
+    """Of the checkpoint; None where there is none, or one that a disk or a person damaged, which is set aside."""
+    try:
+        return checkpoint.load(path, device)
+    except (OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # unpickling what is no pickle raises almost anything
+        aside, kind = path.with_name("checkpoint.pt.damaged"), type(error).__name__
+        print(f"{path} is damaged ({kind}); kept as {aside.name}, the run starts again", file=sys.stderr)
+        attempt.set_aside(path, aside)
+        return None
+
+
 def pretrain(
     spec: RunSpec,
     images: Images,
@@ -214,7 +228,7 @@ def pretrain(
     having written nothing more, when the run belongs to another attempt.
     """
     path = attempt.path / "checkpoint.pt"
-    state = checkpoint.load(path, device)
+    state = _last_state(attempt, path, device)
     precision = state["precision"] if state else resolve_precision(spec.precision, device)
     module = build(spec, device, precision)
     if not isinstance(spec.options, Recipe):

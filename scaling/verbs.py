@@ -58,9 +58,14 @@ def _opened(options: argparse.Namespace) -> tuple[Sweep, Document, Source]:
 
 
 def kept(options: argparse.Namespace) -> Plan:
+    from scaling.config import load
     from scaling.plan import load_plan
 
-    return load_plan(options.root.resolve(), options.name)
+    root, name = options.root, options.name
+    if name.endswith((".yaml", ".yml")):  # says both where and what
+        sweep, _ = load(Path(name))
+        root, name = Path(sweep.root), sweep.name
+    return load_plan(root.resolve(), name)
 
 
 # --- of a YAML ---------------------------------------------------------------------------------------------------
@@ -184,7 +189,7 @@ def pause(options: argparse.Namespace) -> int:
 
     plan = kept(options)
     control.pause(plan.root, plan.sweep.name)
-    _tell_driver(plan, f"{plan.sweep.name}: nothing new starts; `scaling resume {plan.sweep.name}` goes on")
+    _tell_driver(plan, f"{plan.sweep.name}: nothing new starts; `scaling resume {plan.document.path}` goes on")
     return DONE
 
 
@@ -194,8 +199,10 @@ def resume(options: argparse.Namespace) -> int:
 
     plan = kept(options)
     runs = chosen(plan, options.selection)
-    control.resume(plan.root, plan.sweep.name, runs)
-    _tell_driver(plan, f"{plan.sweep.name}: goes on")
+    wanted = control.resume(plan.root, plan.sweep.name, runs, everything=options.all)
+    n = len(wanted.cancelled)
+    still = f"; {n} run{'s' * (n != 1)} stay cancelled until named, or --all" if n else ""
+    _tell_driver(plan, f"{plan.sweep.name}: goes on{still}")
     return DONE
 
 
@@ -270,11 +277,18 @@ def _progress(what: str) -> Iterator[Any]:
 
 
 def ui(options: argparse.Namespace) -> int:
-    from scaling.plan import load_plan
+    from scaling.errors import Problem, SpecError
     from scaling.tracking import serve
 
-    root = options.root.resolve()
-    uri = load_plan(root, options.name).tracking_uri if options.name else f"sqlite:///{root / 'mlflow.db'}"
+    if options.name:
+        plan = kept(options)
+        root, uri = plan.root, plan.tracking_uri
+    else:
+        root = options.root.resolve()
+        uri = f"sqlite:///{root / 'mlflow.db'}"
+        if not (root / "mlflow.db").exists():
+            what = "holds no MLflow store; run a sweep first, name one (its YAML), or give --root"
+            raise SpecError([Problem(where=str(root), what=what)])
     return serve(uri, root / "mlflow_artifacts", options.host, options.port)
 
 

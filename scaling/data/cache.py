@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +20,20 @@ SPLITS, PARTS = ("train", "val", "test"), ("images", "labels")
 
 def cached(path: Path, make: Callable[[], dict[str, NDArray]]) -> dict[str, NDArray]:
     """The arrays in `path`, made and written first if need be. Two writers at once write the same bytes."""
-    if not path.exists():
-        buffer = io.BytesIO()
-        np.savez(buffer, **make())  # type: ignore[arg-type]
-        write_whole(path, buffer.getvalue())
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    if path.exists():
+        try:
+            return _read(path)
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            print(f"{path} is damaged ({error}); it is made again", file=sys.stderr)
+    buffer = io.BytesIO()
+    np.savez(buffer, **make())  # type: ignore[arg-type]
+    write_whole(path, buffer.getvalue())
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, NDArray]:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}
 
 
 def cached_task(folder: Path, info: TaskInfo, open_source: Callable[[], Source]) -> Task:

@@ -162,7 +162,11 @@ def test_orders_are_kept_for_the_driver(
     assert ask("resume", cancelled[0][:8]) == 0
     assert set(Control.read(kept.folder).cancelled) == set(cancelled[1:])
     assert not Control.read(kept.folder).paused
-    assert ask("resume") == 0
+    capsys.readouterr()
+    assert ask("resume") == 0  # what was paused, and no more
+    assert set(Control.read(kept.folder).cancelled) == set(cancelled[1:])
+    assert "2 runs stay cancelled until named, or --all" in capsys.readouterr().out
+    assert ask("resume", "--all") == 0
     assert Control.read(kept.folder).cancelled == ()
     assert ask("stop", "--drain") == 0
     assert Control.read(kept.folder).stop == "drain"
@@ -225,3 +229,14 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         main([verb, "--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: scaling {verb}")
+
+
+def test_a_sweep_may_be_named_by_its_yaml(kept: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", kept.document.path]) == 0
+    assert "10 waiting" in capsys.readouterr().out
+
+
+def test_the_pages_of_a_root_without_a_store_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["ui", "--root", str(tmp_path / "nowhere")]) == 2
+    assert "holds no MLflow store" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()

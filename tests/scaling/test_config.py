@@ -189,3 +189,15 @@ def test_a_rule_without_effect_is_a_mistake(sweep_file: Write, rule: str, messag
     with pytest.raises(SpecError) as caught:
         expand(sweep, document)
     assert message in str(caught.value)
+
+
+def test_a_silence_that_would_end_healthy_runs_is_refused(sweep_file: Callable[..., Path]) -> None:
+    path = sweep_file(("probe:", "retry: {hang_after: 5s}\nprobe:"))
+    with pytest.raises(SpecError, match=r"hang_after: would end healthy runs.*at least 30s"):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["20m", "7", "1.5 days", "-3h"])
+def test_a_duration_that_is_none_is_shown_with_the_units_there_are(sweep_file: Callable[..., Path], text: str) -> None:
+    with pytest.raises(SpecError, match=f"'{text}' is no duration; write a number and its unit .s, min, h, d."):
+        load(sweep_file(("probe:", f"budget: {{wall: '{text}'}}\nprobe:")))

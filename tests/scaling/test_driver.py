@@ -552,7 +552,7 @@ def test_a_run_resumed_while_it_is_killed_comes_back(plan_of: Callable[..., Plan
     control.cancel(plan.root, "tiny", [victim])
     driver.look()
     assert workers.killed == [victim]
-    control.resume(plan.root, "tiny")
+    control.resume(plan.root, "tiny", [victim])
     workers.holding = False
     always_look(driver, workers)
     driver.carry_out()

@@ -218,7 +218,7 @@ def test_a_run_that_fails_says_why_costs_no_other_and_is_tried_again(
     plan = make_plan(sweep, document, source)
     broken = next(run for run in plan.runs if run.point.n_images == 32)
     broken.dir.path.mkdir(parents=True)
-    (broken.dir.path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    (broken.dir.path / "checkpoint.pt").mkdir()  # which no attempt can read or mend
 
     called = call("run", path, *quiet)
     assert called.code == 3
@@ -227,7 +227,7 @@ def test_a_run_that_fails_says_why_costs_no_other_and_is_tried_again(
     assert sum(run.done for run in plan.runs) == len(plan.runs) - 1
     assert call("status", "tiny", "--root", plan.root).code == 3
 
-    (broken.dir.path / "checkpoint.pt").unlink()
+    (broken.dir.path / "checkpoint.pt").rmdir()
     assert call("run", path, *quiet).code == 0
     assert broken.done
     assert broken.dir.failure() is None

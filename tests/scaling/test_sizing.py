@@ -12,6 +12,7 @@ from scaling.calibration import Calibration, shape_key
 from scaling.launch.launcher import Node, Resources
 from scaling.plan import Plan
 from scaling.planned import PlannedRun
+from scaling.preflight import preflight
 from scaling.sizing import USABLE, Sizer, resources_of
 
 GIB = 2**30
@@ -49,9 +50,10 @@ def test_auto_takes_a_gpu_where_there_are_any(plan_of: Make) -> None:
     assert resources_of(plan.runs[0], plan, [CPU, H100], []) == Resources(cpus=1, gpus=1.0)
 
 
-def test_auto_takes_no_gpu_of_another_type_than_asked_for(plan_of: Make) -> None:
+def test_who_names_a_gpu_type_wants_one_whether_it_is_there_or_not(plan_of: Make) -> None:
     plan = asking(plan_of, "accelerator: A100")
-    assert resources_of(plan.runs[0], plan, [H100], []).gpus == 0
+    assert resources_of(plan.runs[0], plan, [H100], []).gpus == 1
+    assert preflight(plan, [H100], [])
     assert resources_of(plan.runs[0], plan, [H100, replace(T4, accelerator="A100")], []).gpus == 1
 
 

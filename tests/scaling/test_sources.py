@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from scaling.catalog import SOURCES
+from scaling.data.cache import cached
 from scaling.data.mixture import select
 from scaling.data.source import Source
 
@@ -115,3 +116,19 @@ def test_an_unknown_task_is_answered_with_the_known_ones(open_source: Open) -> N
     source = open_source()
     with pytest.raises(KeyError, match=source.tasks()[0].name):
         source.task("nosuch")
+
+
+@pytest.mark.parametrize("harm", [b"junk", b"PK\x03\x04 cut short", b""], ids=["no archive", "torn", "empty"])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, harm: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    path, made = tmp_path / "a.npz", list[int]()
+
+    def make() -> dict[str, Any]:
+        made.append(1)
+        return {"x": np.arange(3)}
+
+    cached(path, make)
+    path.write_bytes(harm)
+    assert cached(path, make)["x"].tolist() == [0, 1, 2]
+    assert cached(path, make)["x"].tolist() == [0, 1, 2]
+    assert len(made) == 2
+    assert f"{path} is damaged" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_hours_are_those_of_the_sweep(plan: Plan, pretend: Any) -> None:
 
 def test_a_paused_sweep_says_so(plan: Plan) -> None:
     control.pause(plan.root, "tiny")
-    assert look(plan).snapshot.note == "paused; `scaling resume tiny` goes on"
+    assert look(plan).snapshot.note == f"paused; `scaling resume {plan.document.path}` goes on"
 
 
 def test_a_finished_sweep_needs_nobody(plan: Plan, pretend: Any) -> None:

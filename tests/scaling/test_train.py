@@ -154,6 +154,22 @@ def test_without_time_for_a_checkpoint_a_stopped_run_starts_again(
     assert [line["step"] for line in curve(where)] == list(range(1, N_STEPS + 1))
 
 
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_again(
+    images: Images, run_dir: Callable[[str], RunDir], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, where = spec_of("mae"), run_dir("run")
+    with pytest.raises(Thrown):
+        train(spec, images, where, on_step=stop_at(7))
+    harmed = where.path / "checkpoint.pt"
+    harmed.write_bytes(b"\x80\x02" + harmed.read_bytes()[100:])
+    heard: list[int] = []
+    train(spec, images, where, on_step=heard.append)
+    assert heard[0] == 1
+    assert [line["step"] for line in curve(where)] == list(range(1, N_STEPS + 1))
+    assert (where.path / "checkpoint.pt.damaged").exists()
+    assert f"{harmed} is damaged" in capsys.readouterr().err
+
+
 def test_a_resumed_run_keeps_the_precision_it_began_with(
     images: Images, run_dir: Callable[[str], RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
