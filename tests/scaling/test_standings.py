@@ -92,7 +92,7 @@ def test_the_json_has_every_run(plan: Plan, pretend: Any) -> None:
 
 def test_failures_of_one_cause_are_one_group_the_largest_first(plan: Plan, pretend: Any) -> None:
     runs = plan.runs
-    pretend.failed(runs[0], "error", "ValueError: shape (3, 4) in /root/runs/0123456789ab/x.py")
+    pretend.failed(runs[0], "error", "ValueError: shape (3, 4) in /mnt/runs/0123456789ab/x.py")
     pretend.failed(runs[1], "gpu_oom", "OutOfMemoryError: tried to allocate 2.50 GiB")
     pretend.failed(runs[2], "gpu_oom", "OutOfMemoryError: tried to allocate 7 GiB")
     pretend.failed(runs[3], "host_oom", "OutOfMemoryError: tried to allocate 7 GiB")

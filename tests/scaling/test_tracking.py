@@ -492,7 +492,7 @@ def test_a_database_on_a_network_file_system_is_known_as_such() -> None:
     from scaling.tracking.store import _on_network
 
     mounts = "/dev/sda / ext4 rw 0 0\nlab:/a /data nfs4 rw 0 0\n/dev/sdb /data/fast\\040disk xfs rw 0 0\n"
-    assert _on_network(Path("/data/root/mlflow.db"), mounts)
+    assert _on_network(Path("/data/shared/mlflow.db"), mounts)
     assert not _on_network(Path("/data/fast disk/mlflow.db"), mounts)
     assert not _on_network(Path("/database/mlflow.db"), mounts)
     assert not _on_network(Path("/data/mlflow.db"), "")
