@@ -272,6 +272,7 @@ def in_session(session: int) -> list[str]:
     return [args for sid, state, args in rows if sid == str(session) and not state.startswith("Z")]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_killed_midway_is_finished_by_the_same_command(sweep_file: Callable[..., Path], tmp_path: Path) -> None:
     path, runs = sweep_file(("images_seen: 64", "images_seen: 640")), tmp_path / "state" / "runs"
