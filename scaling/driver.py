@@ -24,7 +24,7 @@ from scaling.live import View
 from scaling.mirror import Mirror
 from scaling.plan import Plan, load_plan
 from scaling.planned import PlannedRun
-from scaling.preflight import preflight
+from scaling.preflight import preflight, slots
 from scaling.provenance import freeze
 from scaling.runbody import RunBody, end_attempt
 from scaling.scheduler import Running as Attempt
@@ -35,9 +35,8 @@ from scaling.task import Effort, Event, Task
 
 TICK_SECONDS, LOOK_SECONDS, SYNC_SECONDS = 0.5, 1.0, 10.0
 """Longest wait for what ends; between looks at control files and drawings; between looks at the curves for MLflow."""
-
-
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""A root that takes no more keeps nothing of what runs, so the driver ends with a word on it."""
 
 
 class Driver:
@@ -134,7 +133,8 @@ class Driver:
     def _enqueue(self, sweeping: Sweeping, keys: Sequence[str]) -> None:
         self._code = freeze(self.root)
         plan, sweep = sweeping.plan, sweeping.plan.sweep
-        sizer = Sizer(plan, self.launcher.nodes(), load_calibrations(self.root))
+        nodes = self.launcher.nodes()
+        sizer = Sizer(plan, nodes, load_calibrations(self.root))
         sign = -1.0 if sweep.schedule.order == "longest" else 1.0
         for key in keys:
             run = sweeping.runs[key]
@@ -158,6 +158,8 @@ class Driver:
                     patience=sweep.schedule.patience,
                 )
             )
+        foreseen = min(len(keys), slots(nodes, sizer.size(sweeping.runs[keys[0]]).resources))
+        self._most_at_once = max(self._most_at_once, foreseen)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -218,11 +220,11 @@ class Driver:
         why = self.scheduler.why_waiting()
         at_work = {attempt.task.key for attempt in self.scheduler.running.values()}
         self._most_at_once = max(self._most_at_once, len(self.scheduler.running))
-        slots = max(self._most_at_once, 1)
+        at_once = max(self._most_at_once, 1)
         for sweeping in self.sweeps.values():
             held = self.scheduler.holds.get(sweeping.name, "room")
             mine = {key: why.get(key, held) for key in sweeping.outstanding() if key not in at_work}
-            snapshot = sweeping.snapshot(self._attempts(sweeping.name), mine, now, slots)
+            snapshot = sweeping.snapshot(self._attempts(sweeping.name), mine, now, at_once)
             sweeping.publish(snapshot, finished=self._settled(sweeping))
             if sweeping.name == self._main:
                 self.view.show(snapshot)

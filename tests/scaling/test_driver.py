@@ -21,7 +21,7 @@ from scaling.control import Control, DriverBusy, Live, only_driver, sweep_folder
 from scaling.driver import Driver
 from scaling.failures import FailureClass
 from scaling.launch.launcher import Ended, Node, Order
-from scaling.live import View
+from scaling.live import View, published
 from scaling.plan import Plan, make_plan, open_source
 from scaling.planned import Job
 from scaling.records import RunRecord
@@ -233,6 +233,19 @@ def test_twenty_slow_steps_without_a_sign_are_no_hang(plan_of: Callable[..., Pla
     assert body.slow_pulse() == 0
     append_line(plan.runs[0].dir.path / "metrics.jsonl", {"step": 50, "seconds": 1000.0})
     assert body.slow_pulse() == pytest.approx(20 * 1000 / 50)
+
+
+def test_the_first_forecast_already_counts_on_all_slots(plan_of: Callable[..., Plan], words: StringIO) -> None:
+    plan = plan_of()
+    driver = driver_for(plan, Workers(slots=2), words)
+    sweeping = driver.adopt(plan)
+    for run in plan.runs:
+        sweeping.forecast.learn(run, 10.0, probes_only=run.cost.train_flops == 0)
+    driver.look()
+    now = published(sweep_folder(plan.root, "tiny"))
+    assert now is not None
+    assert not now.running
+    assert now.eta_seconds == pytest.approx(10.0 * len(plan.runs) / 2, rel=0.01)
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------
