@@ -44,6 +44,8 @@ ROWS = {
         {"cli"},
     ],
     "analysis": [
+        {"problems", "cells"},
+        {"expression"},
         {"observations"},
         {"laws"},
         {"fit"},
