@@ -1,24 +1,31 @@
-"""The one optimiser call: a law, positive data, an objective -> parameters, always with a status and its reason."""
+"""One fit: a law, points, an objective -> parameters, always with a status and its reason."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
 
 import numpy as np
-from scipy.optimize import least_squares
 
-from analysis.laws.law import Law, Matrix, Vector
+from analysis.laws.law import Law
+from analysis.objective import LOG_SQUARED, Objective
+from analysis.points import Matrix, Points, Vector
+from analysis.solver import Solutions, minimise
 
-Objective = Literal["log_squared", "log_huber"]
-"""Sum over points of r^2 / 2, or of Huber's function of r with its corner at HUBER_DELTA; r = ln y - ln prediction."""
-HUBER_DELTA = 1e-3
-"""Hoffmann et al. 2022 (arXiv 2203.15556), section 3.3: nearly the absolute residual, so bad runs weigh little."""
 AT_BOUND = 1e-6
 """Distance to a bound, relative to the larger of 1 and the bound, that counts as reaching it."""
 FLAT = 1e-8
 """Smallest over largest singular value of the Jacobian with columns of length 1 that counts as rank deficient."""
+TRIED = 256
+"""Starts, the best by their value, that get a few steps each."""
+FEW_STEPS = 12
+FINISHED = 8
+"""Best of those that are followed to the end."""
+ALIKE = 1e-4
+"""Largest difference of thetas, relative to the larger of 1 and themselves, of two ends that are one optimum."""
+
+RIVAL = 1.5
+"""Value over the best one up to which another optimum counts as its rival."""
 
 
 class Status(StrEnum):
@@ -27,6 +34,7 @@ class Status(StrEnum):
     CONVERGED = "converged"
     AT_BOUND = "a parameter stands at its bound: the data do not determine it"
     FLAT = "other parameters fit as well: the data do not determine them"
+    UNIDENTIFIED = "this design cannot tell the law's parameters apart"
     TOO_FEW = "fewer distinct sizes than parameters plus one"
     NOT_FINITE = "a size or an error is missing or infinite"
     NOT_POSITIVE = "a size or an error of zero or below has no logarithm"
@@ -37,104 +45,191 @@ class Status(StrEnum):
         """Whether there are parameters to predict with."""
         return self in (Status.CONVERGED, Status.AT_BOUND, Status.FLAT)
 
+    @property
+    def key(self) -> str:
+        """Short and fit for machines: converged, at_bound, ..."""
+        return self.name.lower()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     law: Law
+    points: Points
+    """What was fitted."""
     objective: Objective
     status: Status
-    parameters: Vector
-    """Empty unless the status is usable: a failed fit is no number."""
+    reason: str
+    """The status in the words of this fit: which parameter, which design; empty when it converged."""
+    theta: Vector
+    """(p,) as the optimiser has them, `law.natural(theta)` for people. Empty unless the status is usable: a failed fit
+    is no number."""
     value: float
-    """Of the objective; NaN without parameters."""
-    x: Vector
-    y: Vector
-    """The points fitted: one per distinct size, the geometric mean of its seeds; all runs where the fit failed."""
-    n_runs: int
-    """Runs behind the points."""
+    """Of the objective, a sum over points; NaN without parameters."""
+    optima: Matrix
+    """(m, p) distinct local optima found, the best first: where refits start."""
 
-    def predict(self, x: Vector) -> Vector:
-        return self.law.predict(x, self.parameters)
+    def predict(self, x: Matrix) -> Vector:
+        """y (n,) at x (n, k)."""
+        return self.law.predict(x, self.theta)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Natural values by name; empty for a failed fit."""
+        if not self.status.usable:
+            return {}
+        return dict(zip(self.law.names, map(float, self.law.natural(self.theta)), strict=True))
+
+    @property
+    def free(self) -> int:
+        """Degrees of freedom left: points that weigh anything minus parameters."""
+        return int((self.points.weights > 0).sum()) - len(self.law.parameters)
+
+    @property
+    def residuals(self) -> Vector:
+        """(n,) in the objective's unit: prediction minus y, of logarithms or plain."""
+        return self.objective.residuals(self.law.log_predict(self.points.x, self.theta), self.points.y)
 
 
-def cell_means(x: Vector, y: Vector) -> tuple[Vector, Vector]:
-    """Distinct x and the geometric mean of y at each.
+def fit(law: Law, points: Points, *, objective: Objective = LOG_SQUARED) -> Fit:
+    """The best optimum from all of the law's starts. Never raises for data that cannot be fitted; the status says so.
 
-    Seeds of one size share whatever else is peculiar to that size (a learning rate that suits it, say), so they are no
-    independent evidence on the size's effect: each size counts once, however many seeds it has. Intervals from these
-    points are exact for equal numbers of seeds, and approximate for unequal ones.
+    Every start is scored, the best `TRIED` get `FEW_STEPS` steps, the best `FINISHED` of these are followed to the end.
     """
-    sizes, index = np.unique(x, return_inverse=True)
-    return sizes, np.exp(np.bincount(index, np.log(y)) / np.bincount(index))
+    status, reason = _unfit(law, points)
+    if status is not None:
+        return _failed(law, points, objective, status, reason)
+    low, high = law.bounds(points.x, points.y)
+    ends = _search(law, points, objective, low, high)
+    ends = _best_first(ends)
+    if not ends.converged[0]:
+        return _failed(law, points, objective, Status.NOT_CONVERGED, Status.NOT_CONVERGED.value)
+    theta = ends.thetas[0]
+    status, reason = _judged(law, points, theta, low, high)
+    return Fit(
+        law=law,
+        points=points,
+        objective=objective,
+        status=status,
+        reason=reason,
+        theta=theta,
+        value=float(ends.values[0]),
+        optima=_distinct(_rivals(ends)),
+    )
 
 
-def fit(law: Law, x: Vector, y: Vector, *, objective: Objective = "log_squared") -> Fit:
-    """The best of all starting points. Never raises for data that cannot be fitted; the status says so."""
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+def refits(found: Fit, *, weights: Matrix | None = None, targets: Matrix | None = None) -> tuple[Matrix, Vector]:
+    """Thetas (B, p) and values (B,) of resamples, from every optimum of the fit; NaN where none converged.
 
-    def failed(status: Status) -> Fit:
-        nothing = np.empty(0)
-        return Fit(
-            law=law, objective=objective, status=status, parameters=nothing, value=np.nan, x=x, y=y, n_runs=len(y)
-        )
+    weights (B, n): of each resample (counts x the points' own), else the points'. targets (B, n): y of each resample.
+    """
+    points, optima = found.points, found.optima
+    used = points.weights if weights is None else weights
+    measured = points.y if targets is None else targets
+    n_members = len(used) if weights is not None else len(measured)
+    low, high = found.law.bounds(points.x, points.y)
+    best_thetas = np.full((n_members, len(low)), np.nan)
+    best_values = np.full(n_members, np.inf)
+    for optimum in optima:
+        starts = np.broadcast_to(optimum, best_thetas.shape)
+        ends = minimise(found.law.evaluate, points.x, measured, used, starts, low, high, found.objective)
+        better = ends.converged & (ends.values < best_values)
+        best_thetas[better], best_values[better] = ends.thetas[better], ends.values[better]
+    return best_thetas, np.where(np.isfinite(best_values), best_values, np.nan)
 
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return failed(Status.NOT_FINITE)
-    if len(np.unique(x)) <= len(law.parameters):
-        return failed(Status.TOO_FEW)
+
+def _unfit(law: Law, points: Points) -> tuple[Status | None, str]:
+    """Why there can be no fit."""
+    x, y = points.x, points.y
+    if not (np.isfinite(x).all() and np.isfinite(y).all() and np.isfinite(points.weights).all()):
+        return Status.NOT_FINITE, Status.NOT_FINITE.value
+    n_distinct = len(np.unique(x[points.weights > 0], axis=0))
+    if n_distinct <= len(law.parameters):
+        return Status.TOO_FEW, f"{n_distinct} distinct sizes for {len(law.parameters)} parameters; one more is needed"
     if (x <= 0).any() or (y <= 0).any():
-        return failed(Status.NOT_POSITIVE)
-    n_runs = len(y)
-    x, y = cell_means(x, y)
-    best = _best(law, x, y, objective)
-    if best is None:
-        return failed(Status.NOT_CONVERGED)
-    parameters, value = best
-    status = Status.CONVERGED
-    if _flat(law.log_gradient(x, parameters)):
-        status = Status.FLAT
-    if _at_bound(law, parameters):
-        status = Status.AT_BOUND
-    return Fit(law=law, objective=objective, status=status, parameters=parameters, value=value, x=x, y=y, n_runs=n_runs)
+        return Status.NOT_POSITIVE, Status.NOT_POSITIVE.value
+    if why := law.unidentified(x):
+        return Status.UNIDENTIFIED, why
+    return None, ""
 
 
-def _best(law: Law, x: Vector, y: Vector, objective: Objective) -> tuple[Vector, float] | None:
-    low = np.array([parameter.low for parameter in law.parameters])
-    high = np.array([parameter.high for parameter in law.parameters])
-    solutions = [
-        least_squares(
-            lambda p: law.log_predict(x, p) - np.log(y),
-            np.clip(start, low + 1e-9, high - 1e-9),
-            jac=lambda p: law.log_gradient(x, p),
-            bounds=(low, high),
-            loss="linear" if objective == "log_squared" else "huber",
-            f_scale=HUBER_DELTA,
-            x_scale="jac",
-            xtol=1e-14,
-            ftol=1e-14,
-            gtol=1e-14,
-            max_nfev=2000,
+def _failed(law: Law, points: Points, objective: Objective, status: Status, reason: str) -> Fit:
+    nothing = np.empty(0)
+    return Fit(
+        law=law,
+        points=points,
+        objective=objective,
+        status=status,
+        reason=reason,
+        theta=nothing,
+        value=np.nan,
+        optima=np.empty((0, len(law.parameters))),
+    )
+
+
+def _search(law: Law, points: Points, objective: Objective, low: Vector, high: Vector) -> Solutions:
+    starts = np.clip(law.starts(points.x, points.y), low, high)
+    with np.errstate(over="ignore", under="ignore"):
+        values = objective.values(law.evaluate(points.x, starts)[0], points.y, points.weights)
+    best = starts[np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")[:TRIED]]
+
+    def descend(starts: Matrix, most_steps: int) -> Solutions:
+        return minimise(
+            law.evaluate,
+            points.x,
+            points.y,
+            points.weights,
+            starts,
+            low,
+            high,
+            objective,
+            most_steps=most_steps,
         )
-        for start in law.starts(x, y)
-    ]
-    converged = [solution for solution in solutions if solution.status > 0]
-    if not converged:
-        return None
-    best = min(converged, key=lambda solution: float(solution.cost))
-    return best.x, float(best.cost)
+
+    if len(best) > FINISHED:
+        best = _distinct(_best_first(descend(best, FEW_STEPS)), most=FINISHED)
+    return descend(best, 1000)
 
 
-def _flat(jacobian: Matrix) -> bool:
+def _best_first(ends: Solutions) -> Solutions:
+    """Converged ones before others, then by value."""
+    order = np.lexsort((np.where(np.isfinite(ends.values), ends.values, np.inf), ~ends.converged))
+    return Solutions(thetas=ends.thetas[order], values=ends.values[order], converged=ends.converged[order])
+
+
+def _rivals(ends: Solutions) -> Solutions:
+    """Ends that a resample might prefer to the best one."""
+    near = ends.converged & (ends.values <= RIVAL * ends.values[0])
+    near[0] = True
+    return Solutions(thetas=ends.thetas[near], values=ends.values[near], converged=ends.converged[near])
+
+
+def _distinct(ends: Solutions, most: int = 3) -> Matrix:
+    """The first `most` ends that are not alike."""
+    kept: list[Vector] = []
+    for theta in ends.thetas:
+        scale = np.maximum(1.0, np.abs(theta))
+        if all((np.abs(theta - other) > ALIKE * scale).any() for other in kept):
+            kept.append(theta)
+        if len(kept) == most:
+            break
+    return np.array(kept)
+
+
+def _judged(law: Law, points: Points, theta: Vector, low: Vector, high: Vector) -> tuple[Status, str]:
+    """At a bound, flat, or converged."""
+    stuck = []
+    for parameter, value, bottom, top in zip(law.parameters, theta, low, high, strict=True):
+        for bound, side in ((bottom, "lower"), (top, "upper")):
+            if np.isfinite(bound) and abs(value - bound) <= AT_BOUND * max(1.0, abs(bound)):
+                stuck.append(f"{parameter.name} stands at its {side} bound, {parameter.natural(np.asarray(bound)):.3g}")
+    if stuck:
+        return Status.AT_BOUND, "; ".join(stuck) + ": the data do not determine it"
+    jacobian = law.log_gradient(points.x, theta) * np.sqrt(points.weights)[:, None]
     length = np.linalg.norm(jacobian, axis=0)
     if (length == 0).any():
-        return True
+        unseen = [name for name, size in zip(law.names, length, strict=True) if size == 0]
+        return Status.FLAT, f"no point depends on {', '.join(unseen)}"
     singular = np.linalg.svd(jacobian / length, compute_uv=False)
-    return bool(singular[-1] < FLAT * singular[0])
-
-
-def _at_bound(law: Law, parameters: Vector) -> bool:
-    return any(
-        np.isfinite(bound) and abs(value - bound) <= AT_BOUND * max(1.0, abs(bound))
-        for parameter, value in zip(law.parameters, parameters, strict=True)
-        for bound in (parameter.low, parameter.high)
-    )
+    if singular[-1] < FLAT * singular[0]:
+        return Status.FLAT, Status.FLAT.value
+    return Status.CONVERGED, ""

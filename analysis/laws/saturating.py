@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.laws.law import Law, Matrix, Parameter, Vector
-from analysis.laws.power import MAX_EXPONENT
+from analysis.laws.law import MAX_EXPONENT, VANISHING, Law, Parameter
+from analysis.laws.linear import coefficients
+from analysis.points import Matrix, Stack, Vector
+
+EXPONENTS = np.geomspace(0.01, 5.0, 40)
+"""Of the starts; between two neighbours the best floor and coefficient change smoothly."""
 
 
-def log_predict(x: Vector, p: Vector) -> Vector:
-    """Sum of exponentials in logarithms, so that no term overflows."""
-    return np.asarray(np.logaddexp(p[0] - p[1] * np.log(x), p[2]), np.float64)
+def evaluate(x: Matrix, thetas: Matrix) -> tuple[Matrix, Stack]:
+    """Sum of exponentials in logarithms, so that no term overflows; `share` is the removable part of y, 0-1."""
+    ln_x = np.log(x[:, 0])
+    removable = thetas[:, :1] - thetas[:, 1:2] * ln_x
+    curves = np.logaddexp(removable, thetas[:, 2:])
+    share = np.exp(removable - curves)
+    return curves, np.stack([share, -share * ln_x, 1 - share], axis=-1)
 
 
-def log_gradient(x: Vector, p: Vector) -> Matrix:
-    """`share` is the removable part of the error, 0-1."""
-    share = np.exp(p[0] - p[1] * np.log(x) - log_predict(x, p))
-    return np.stack([share, -share * np.log(x), 1 - share], axis=1)
+def bounds(x: Matrix, y: Vector) -> tuple[Vector, Vector]:
+    low = np.array([-np.inf, 0.0, np.log(y.min()) - VANISHING])
+    return low, np.array([np.inf, MAX_EXPONENT, np.log(y.max())])
 
 
-def starts(x: Vector, y: Vector) -> list[Vector]:
-    """Lines through ln(y - c) for floors from almost none to almost the smallest error."""
-    found = []
-    for share in (0.01, 0.3, 0.6, 0.8, 0.9, 0.95, 0.99):
-        floor = share * y.min()
-        slope, intercept = np.polyfit(np.log(x), np.log(y - floor), 1)
-        found.append(np.array([intercept, np.clip(-slope, 1e-3, MAX_EXPONENT), np.log(floor)]))
-    return found
+def starts(x: Matrix, y: Vector) -> Matrix:
+    """Given the exponent the law is linear: floor and coefficient are solved for (variable projection)."""
+    ln_x = np.log(x[:, 0])
+    centre = ln_x.mean()
+    powers = np.exp(-EXPONENTS[:, None] * (ln_x - centre))
+    solved = coefficients(np.stack([powers, np.ones_like(powers)], axis=-1), y)
+    return np.column_stack([np.log(solved[:, 0]) + EXPONENTS * centre, EXPONENTS, np.log(solved[:, 1])])
 
 
 SATURATING = Law(
     name="saturating",
-    formula="error = exp(ln_a) x^-b + exp(ln_c)",
+    formula="a x^-b + c",
     source="Alabdulmohsin et al. 2022 (arXiv 2209.06640), M2",
+    inputs=("x",),
     parameters=(
-        Parameter(name="ln_a", meaning="logarithm of the removable error at x = 1", low=-50.0, high=150.0),
-        Parameter(name="b", meaning="exponent", low=0.0, high=MAX_EXPONENT),
-        Parameter(name="ln_c", meaning="logarithm of the floor", low=-30.0, high=0.0),
+        Parameter(name="a", meaning="removable error at x = 1", log=True),
+        Parameter(name="b", meaning="exponent"),
+        Parameter(name="c", meaning="floor: the error that scale does not remove", log=True),
     ),
-    log_predict=log_predict,
-    log_gradient=log_gradient,
+    evaluate=evaluate,
+    bounds=bounds,
     starts=starts,
-    example={"ln_a": 1.0, "b": 0.25, "ln_c": -3.0},
+    example={"a": 2.7, "b": 0.25, "c": 0.05},
+    example_x=np.geomspace(1e5, 1e9, 8)[:, None],
 )
