@@ -1,0 +1,121 @@
+"""(y - eps_inf) / (eps_0 - y)^alpha = beta x^c: from a limit before learning to a limit after it.
+
+Implicit in y. With s = (y - eps_inf) / (eps_0 - eps_inf) and t = logit s it reads h(t) = r, where
+h(t) = t + (alpha - 1) ln(1 + e^t) and r = ln beta + c ln x + (alpha - 1) ln(eps_0 - eps_inf). h increases and is convex
+or concave throughout, so that Newton's method converges from one side without safeguards.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.laws.law import MAX_EXPONENT, VANISHING, Law, Parameter
+from analysis.laws.lines import weighted_lines
+from analysis.points import Matrix, Stack, Vector
+
+LEAST_ALPHA = 1e-3
+"""At 0 nothing holds y below eps_0; just above, the law is M2 with its upper limit cut off."""
+FAR = 7.0
+"""An upper limit e^7 above the largest error cannot be told from none."""
+GAP = 1e-3
+"""The two limits stay this part of the data's range of ln y away from their middle, so that they never meet."""
+NEWTON = 60
+"""Steps at most; about eight are needed, more only where alpha is near its least."""
+BELOW = np.array([1.0, 0.5, 0.2, 0.08, 0.03, 0.01, 0.003])
+"""eps_inf of the starts: the smallest y less these parts of it."""
+ABOVE = np.array([0.002, 0.01, 0.05, 0.2, 0.7, 3.0, 30.0])
+"""eps_0 of the starts: the largest y plus these parts of it."""
+
+
+def softplus(t: Matrix) -> Matrix:
+    return np.logaddexp(0.0, t)
+
+
+def solve_logit(r: Matrix, alpha: Matrix) -> Matrix:
+    """t with t + (alpha - 1) ln(1 + e^t) = r, alpha > 0.
+
+    h lies below its asymptotes t and alpha t where alpha < 1 (h concave) and above them where alpha > 1 (h convex): the
+    root of the nearer asymptote is on the side of t from which Newton's steps go monotonically to the root.
+    """
+    bend = alpha - 1
+    t = np.where(bend < 0, np.maximum(r, r / alpha), np.minimum(r, r / alpha))
+    for _ in range(NEWTON):
+        step = (t + bend * softplus(t) - r) / (1 + bend * _logistic(t))
+        t = t - step
+        if (np.abs(step) <= 1e-8 * (1 + np.abs(t))).all():  # the error left is of the order of the step's square
+            break
+    return t
+
+
+def _logistic(t: Matrix) -> Matrix:
+    return np.exp(-softplus(-t))
+
+
+def evaluate(x: Matrix, thetas: Matrix) -> tuple[Matrix, Stack]:
+    """Theta: ln beta, c, alpha, ln eps_inf, ln eps_0; the gradient by the implicit function theorem."""
+    ln_x = np.log(x[:, 0])
+    ln_beta, c, alpha, ln_inf, ln_0 = (thetas[:, i : i + 1] for i in range(5))
+    ln_span = ln_0 + np.log(-np.expm1(ln_inf - ln_0))
+    t = solve_logit(ln_beta + c * ln_x + (alpha - 1) * ln_span, alpha)
+    ln_s, ln_rest = -softplus(-t), -softplus(t)
+    curves = np.logaddexp(ln_inf + ln_rest, ln_0 + ln_s)
+    # d ln y / d r: of y by t, over that of h by t
+    by_r = np.exp(ln_span - curves + ln_s + ln_rest) / (np.exp(ln_rest) + alpha * np.exp(ln_s))
+    gradient = np.stack(
+        [
+            by_r,
+            by_r * ln_x,
+            by_r * (ln_span + ln_rest),
+            np.exp(ln_inf + ln_rest - curves) - by_r * (alpha - 1) * np.exp(ln_inf - ln_span),
+            np.exp(ln_0 + ln_s - curves) + by_r * (alpha - 1) * np.exp(ln_0 - ln_span),
+        ],
+        axis=-1,
+    )
+    return curves, gradient
+
+
+def bounds(x: Matrix, y: Vector) -> tuple[Vector, Vector]:
+    """The limits on either side of the middle of the data: noise may carry points beyond a limit."""
+    least, largest = np.log(y.min()), np.log(y.max())
+    middle, gap = (least + largest) / 2, max(GAP * (largest - least), 1e-9)
+    low = np.array([-np.inf, -MAX_EXPONENT, LEAST_ALPHA, least - VANISHING, middle + gap])
+    return low, np.array([np.inf, 0.0, MAX_EXPONENT, middle - gap, largest + FAR])
+
+
+def starts(x: Matrix, y: Vector) -> Matrix:
+    """Given the two limits, ln(y - eps_inf) is linear in ln x and ln(eps_0 - y), as the authors fit it.
+
+    Weighted so that a residual counts as one of ln y does, by the alpha of an unweighted line.
+    """
+    low, high = bounds(x, y)
+    eps_inf, eps_0 = (grid.ravel() for grid in np.meshgrid(y.min() * (1 - BELOW), y.max() * (1 + ABOVE)))
+    above, below = y - eps_inf[:, None], eps_0[:, None] - y
+    columns = np.stack([np.ones_like(above), np.broadcast_to(np.log(x[:, 0]), above.shape), np.log(below)], axis=-1)
+    alpha = np.ones((len(eps_inf), 1))
+    found = []
+    for _ in range(2):
+        weights = 1 / (y / above + alpha * y / below)
+        lines = weighted_lines(columns, np.log(above), weights)
+        alpha = np.clip(lines[:, 2:], LEAST_ALPHA, MAX_EXPONENT)
+        found.append(np.column_stack([lines, np.log(np.maximum(eps_inf, 1e-300)), np.log(eps_0)]))
+    return np.clip(np.concatenate(found), low, high)
+
+
+M4 = Law(
+    name="m4",
+    formula="(y - eps_inf) / (eps_0 - y)^alpha = beta x^c",
+    source="Alabdulmohsin et al. 2022 (arXiv 2209.06640), M4",
+    inputs=("x",),
+    parameters=(
+        Parameter(name="beta", meaning="(error - eps_inf) / (eps_0 - error)^alpha at x = 1", log=True),
+        Parameter(name="c", meaning="exponent late in the curve; negative when scale helps"),
+        Parameter(name="alpha", meaning="how slowly the curve leaves eps_0: early on eps_0 - y goes as x^(-c/alpha)"),
+        Parameter(name="eps_inf", meaning="floor: the error that scale does not remove", log=True),
+        Parameter(name="eps_0", meaning="error before learning", log=True),
+    ),
+    evaluate=evaluate,
+    bounds=bounds,
+    starts=starts,
+    example={"beta": 2000.0, "c": -0.5, "alpha": 0.7, "eps_inf": 0.1, "eps_0": 0.9},
+    example_x=np.geomspace(1e4, 1e10, 16)[:, None],
+)
