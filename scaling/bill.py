@@ -58,6 +58,7 @@ class Line:
             "seconds_basis": self.seconds_basis or None,
             "state": self.standing.state,
             "same_as": self.same_as or None,
+            "holdout": self.run.holdout,
         }
 
 
@@ -146,6 +147,7 @@ class Bill:
                 "to_do": len(self.to_do),
                 "same_as_another": len(self.lines) - len(self.own),
                 "excluded": len(self.plan.excluded),
+                "held_out": sum(line.run.holdout for line in self.own),
                 "train_flops": sum(flops_left(line) for line in self.to_do),
                 "untimed": self.untimed,
                 "slot_hours": self.slot_hours,

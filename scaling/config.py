@@ -79,8 +79,8 @@ class Grid(Options):
 AXES = tuple(Grid.model_fields)
 
 
-class Exclude(Options):
-    """Points of the product that match every key given are left out; a list matches any of its values."""
+class Match(Options):
+    """The points that match every key given; a list matches any of its values."""
 
     model: Axis[ModelName] | None = None
     algorithm: Axis[AlgorithmName] | None = None
@@ -172,8 +172,11 @@ class Sweep(Options):
     question: str = ""
     """What the sweep asks, in a sentence; heads the report."""
     grid: Grid
-    exclude: list[Exclude] = []
+    exclude: list[Match] = []
+    """Points of the product that are not run."""
     include: list[Include] = []
+    holdout: list[Match] = []
+    """Points that are run like any other and left out of every fit, so that predictions can be held against them."""
     mixtures: dict[str, Weights] = {"all": "natural"}
     """Name -> weight per modality, or `natural`: the shares the source has."""
     data: DataOptions
@@ -289,14 +292,14 @@ def _section(raw: dict[str, Any], *path: str) -> dict[str, Any]:
 
 
 def _point_sets(raw: dict[str, Any], *, adding: bool) -> Iterator[tuple[Location, dict[str, Any]]]:
-    """The grid and every include (those that add points), or every exclude."""
+    """The grid and every include (those that add points), or every exclude and holdout."""
     if adding:
         yield ("grid",), _section(raw, "grid")
-    key = "include" if adding else "exclude"
-    entries = raw.get(key)
-    for i, entry in enumerate(entries if isinstance(entries, list) else []):
-        if isinstance(entry, dict):
-            yield (key, i), entry
+    for key in ("include",) if adding else ("exclude", "holdout"):
+        entries = raw.get(key)
+        for i, entry in enumerate(entries if isinstance(entries, list) else []):
+            if isinstance(entry, dict):
+                yield (key, i), entry
 
 
 def _mixtures(raw: dict[str, Any]) -> list[str]:

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from pydantic import SerializeAsAny, model_validator
 
 from scaling.catalog import ALGORITHMS, MODELS
-from scaling.config import AXES, Exclude, Grid, Sweep
+from scaling.config import AXES, Grid, Match, Sweep
 from scaling.document import Document
-from scaling.errors import SpecError
+from scaling.errors import Problem, SpecError
 from scaling.options import Options
 
 SCHEMA = 1
@@ -147,7 +147,8 @@ def _place(at: tuple[object, ...]) -> str:
 def expand(sweep: Sweep, document: Document) -> tuple[list[Point], list[Excluded]]:
     """Every point once, the last axis fastest, includes after the product, baselines last; and what is left out.
 
-    Raises SpecError for an `exclude` that matches nothing, an `include` that adds nothing, and an empty sweep.
+    Raises SpecError for an `exclude` or `holdout` that matches nothing, an `include` that adds nothing, an empty sweep
+    and one that is held out as a whole.
     """
     problems, points, excluded = [], [], []
     used: set[int] = set()
@@ -171,6 +172,7 @@ def expand(sweep: Sweep, document: Document) -> tuple[list[Point], list[Excluded
         there.update(new)
     if not points:
         problems.append(document.problem(("exclude",), "leaves no point of the grid; remove a rule"))
+    problems += _idle_holdouts(sweep, document, points)
     if problems:
         raise SpecError(problems)
     return points + list(_baselines(sweep, points)), excluded
@@ -181,7 +183,21 @@ def _product(grid: Grid) -> Iterator[Point]:
         yield Point(**dict(zip(AXES, values, strict=True)))
 
 
-def _matches(point: Point, rule: Exclude) -> bool:
+def _idle_holdouts(sweep: Sweep, document: Document, points: list[Point]) -> Iterator[Problem]:
+    for i, rule in enumerate(sweep.holdout):
+        if points and not any(_matches(point, rule) for point in points):
+            yield document.problem(("holdout", i), "matches no point that is run; correct or remove it")
+    if points and all(held_out(sweep, point) for point in points):
+        what = "holds every point out, so that nothing is left to fit; narrow or remove a rule"
+        yield document.problem(("holdout",), what)
+
+
+def held_out(sweep: Sweep, point: Point) -> bool:
+    """Whether the sweep's `holdout` keeps the point out of every fit. Not part of a run's identity."""
+    return point.n_images > 0 and any(_matches(point, rule) for rule in sweep.holdout)
+
+
+def _matches(point: Point, rule: Match) -> bool:
     wanted = {axis: getattr(rule, axis) for axis in AXES}
     return all(values is None or getattr(point, axis) in values for axis, values in wanted.items())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from scaling.data.mixture import Nested, TooFewImages
 from scaling.data.source import Pool, Source, TaskInfo
 from scaling.document import Document
 from scaling.errors import Problem, SpecError, unknown
-from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, spec
+from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, held_out, spec
 from scaling.options import Options
 from scaling.planned import Job, PlannedRun, Standing
 from scaling.rundir import RunDir, read_json, write_whole
@@ -151,14 +151,14 @@ def load_plan(root: Path, name: str) -> Plan:
         sweep=sweep,
         document=document,
         root=root,
-        runs=tuple(_kept_run(root, values, tasks) for values in kept["runs"]),
+        runs=tuple(_kept_run(root, values, tasks, sweep) for values in kept["runs"]),
         excluded=tuple(Excluded(point=Point(**e["point"]), rule=e["rule"]) for e in kept["excluded"]),
         tasks=tasks,
         synthetic=kept["synthetic"],
     )
 
 
-def _kept_run(root: Path, values: dict[str, Any], tasks: tuple[TaskInfo, ...]) -> PlannedRun:
+def _kept_run(root: Path, values: dict[str, Any], tasks: tuple[TaskInfo, ...], sweep: Sweep) -> PlannedRun:
     """With the fingerprint it was planned with: that names its directory, whatever this version would make of it."""
     run_spec = RunSpec.model_validate_json(json.dumps(values["spec"]))
     return PlannedRun(
@@ -168,6 +168,7 @@ def _kept_run(root: Path, values: dict[str, Any], tasks: tuple[TaskInfo, ...]) -
         dir=RunDir(root / "runs" / values["run"]),
         tasks=dict(zip(values["probes"], tasks, strict=True)),
         n_by_modality=values["n_by_modality"],
+        holdout=held_out(sweep, run_spec.point),
     )
 
 
@@ -227,8 +228,11 @@ def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | N
                 dir=RunDir(root / "runs" / run),
                 tasks={_probe_print(run, info, settings): info for info in tasks},
                 n_by_modality=counts.get(cell, {}),
+                holdout=held_out(sweep, point),
             )
         )
+    if problems := list(_half_held_out(document, runs)):
+        raise SpecError(problems)
     return Plan(
         sweep=sweep,
         document=document,
@@ -238,6 +242,17 @@ def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | N
         tasks=tasks,
         synthetic=source.synthetic,
     )
+
+
+def _half_held_out(document: Document, runs: list[PlannedRun]) -> Iterator[Problem]:
+    """Two points may be one run, as where two mixtures weigh alike: fitted under one name, it is not held out."""
+    first: dict[str, PlannedRun] = {}
+    for run in runs:
+        other = first.setdefault(run.dir.run, run)
+        if run.holdout != other.holdout:
+            held, fitted = (run, other) if run.holdout else (other, run)
+            what = f"holds out {held.point}, which is the same run as {fitted.point}; hold out both or neither"
+            yield document.problem(("holdout",), what)
 
 
 def probe_fingerprint(run: str, task: TaskInfo, sweep: Sweep) -> str:

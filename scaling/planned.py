@@ -73,6 +73,8 @@ class PlannedRun:
     tasks: Mapping[str, TaskInfo]
     """Fingerprint of the probe -> task."""
     n_by_modality: Mapping[str, int]
+    holdout: bool = False
+    """Whether it is left out of every fit."""
 
     @property
     def trained(self) -> bool:

@@ -22,6 +22,7 @@ COLUMNS: dict[str, str] = {
     "mixture": "name of the modality weights of the pretraining images",
     "n_images": "unique pretraining images",
     "seed": "seed of initialisation, data order and augmentation",
+    "holdout": "true | false: whether the run is left out of every fit, to hold predictions against it",
     "n_params": "trainable parameters of the encoder (frozen position table not counted)",
     "n_params_total": "trainable parameters with decoder or heads",
     "images_seen": "images consumed by training (epochs x unique)",

@@ -35,7 +35,7 @@ def _rows(run: PlannedRun) -> Iterator[dict[str, Any]]:
     record, failure = run.dir.record(), run.dir.failure()
     if failure is None and not run.done:
         return
-    common = {"run": run.dir.run, **vars(run.point)}
+    common = {"run": run.dir.run, **vars(run.point), "holdout": run.holdout}
     if record is None:
         if failure is not None:
             yield {**common, "status": "failed", "reason": failure["error"]}

@@ -78,7 +78,7 @@ def plan_table(bill: Bill, *, everything: bool = False) -> Table:
             gpus(line.allotment.resources.gpus),
             _memory(line),
             _time(line),
-            f"same as {line.same_as}" if line.same_as else state(line.run, line.standing),
+            _plan_state(line),
             style="dim" if line.same_as else None,
         )
     for rule, left_out in _by_rule(bill.plan.excluded).items():
@@ -87,6 +87,12 @@ def plan_table(bill: Bill, *, everything: bool = False) -> Table:
             row = ("-", point.model, point.algorithm, point.mixture, f"{point.n_images:,}", str(point.seed))
             table.add_row(*row, *[""] * 7, f"excluded by {rule}", style="dim")
     return table
+
+
+def _plan_state(line: Line) -> str:
+    """`done, held out`."""
+    words = [f"same as {line.same_as}" if line.same_as else state(line.run, line.standing)]
+    return ", ".join(filter(None, [*words, "held out" if line.run.holdout else ""]))
 
 
 def _by_rule(excluded: Sequence[Excluded]) -> Mapping[str, list[Excluded]]:
@@ -148,11 +154,16 @@ def _grouped_plan(bill: Bill) -> Table:
             gpus(max(line.allotment.resources.gpus for line in lines)),
             _memory(largest),
             duration(sum(known)) if known and len(known) == len(todo) else "",
-            counts(line.standing for line in lines),
+            counts(line.standing for line in lines) + _held_out(lines),
         )
     for rule, left_out in _by_rule(bill.plan.excluded).items():
         table.add_row("-", "", "", str(len(left_out)), *[""] * 8, f"excluded by {rule}", style="dim")
     return table
+
+
+def _held_out(lines: Sequence[Line]) -> str:
+    n = sum(line.run.holdout for line in lines)
+    return f"; {n} held out" if n else ""
 
 
 def counts(standings: Iterator[Standing]) -> str:
@@ -163,7 +174,7 @@ def counts(standings: Iterator[Standing]) -> str:
 
 def plan_summary(bill: Bill) -> Iterator[str]:
     """The totals, a line each."""
-    n_same = len(bill.lines) - len(bill.own)
+    n_same, n_held = len(bill.lines) - len(bill.own), sum(line.run.holdout for line in bill.own)
     flops = sum(flops_left(line) for line in bill.to_do)
     parts = [
         f"{len(bill.own)} runs",
@@ -172,6 +183,7 @@ def plan_summary(bill: Bill) -> Iterator[str]:
         f"{len(bill.plan.excluded)} points excluded",
         f"{len(bill.plan.tasks)} tasks probed",
         *([f"{n_same} points are the same run as another"] if n_same else []),
+        *([f"{n_held} held out of the fits"] if n_held else []),
     ]
     yield f"{bill.plan.sweep.name}: {', '.join(parts)}"
     if bill.to_do:

@@ -45,7 +45,7 @@ ROWS = {
     ],
     "analysis": [
         {"problems", "cells"},
-        {"expression"},
+        {"expression", "mapping"},
         {"observations"},
         {"laws"},
         {"fit"},

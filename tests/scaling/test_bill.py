@@ -147,6 +147,19 @@ def test_the_table_has_a_row_per_point_and_the_rule_of_what_is_excluded(plan_of:
         assert row.split()[:4] == [run.dir.run, run.point.model, run.point.algorithm, run.point.mixture]
 
 
+def test_what_is_held_out_of_the_fits_is_marked_and_counted(plan_of: Make) -> None:
+    plan = plan_of(("mixtures:", "holdout:\n  - {algorithm: dinov2, n_images: 16}\nmixtures:"))
+    bill = bill_of(plan, [CPU])
+    rows = drawn(plan_table(bill))[1:]
+    assert [run.point.algorithm for run, row in zip(plan.runs, rows, strict=True) if "held out" in row] == [
+        "dinov2"
+    ] * 2
+    assert "2 held out of the fits" in summary(bill)
+    assert "held out" not in summary(bill_of(plan_of(), [CPU]))
+    assert [line["holdout"] for line in bill.to_json()["runs"]].count(True) == 2
+    assert bill.to_json()["totals"]["held_out"] == 2
+
+
 def test_the_batch_is_shown_as_it_is_split(plan_of: Make) -> None:
     plan = plan_of(("probe: {", "resources: {gpus: 2}\nprobe: {"))
     bill = bill_of(plan, [GPU])

@@ -182,12 +182,46 @@ def test_an_exponent_without_a_point_is_a_number(sweep_file: Write) -> None:
             "include:\n  - {model: vit_atto, algorithm: mae, n_images: 16}\n",
             "include[0]: adds no point that the grid does not have; remove it",
         ),
+        (
+            "holdout:\n  - {algorithm: mae}\n  - {n_images: 16, seed: 7}\n",
+            "sweep.yaml:11: holdout[1]: matches no point that is run; correct or remove it",
+        ),
+        (
+            "exclude:\n  - {n_images: 32}\nholdout:\n  - {n_images: 32}\n",
+            "sweep.yaml:12: holdout[0]: matches no point that is run; correct or remove it",
+        ),
+        (
+            "holdout:\n  - {algorithm: [mae, dinov2]}\n",
+            "sweep.yaml:9: holdout: holds every point out, so that nothing is left to fit; narrow or remove a rule",
+        ),
     ],
 )
 def test_a_rule_without_effect_is_a_mistake(sweep_file: Write, rule: str, message: str) -> None:
     sweep, document = load(sweep_file(("mixtures:", rule + "mixtures:")))
     with pytest.raises(SpecError) as caught:
         expand(sweep, document)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("  - {modle: vit_atto}", "sweep.yaml:10: holdout[0].modle: unknown key 'modle'; did you mean 'model'?"),
+        (
+            "  - {model: vit_ato}",
+            "sweep.yaml:10: holdout[0].model[0]: unknown model 'vit_ato'; did you mean 'vit_atto'?",
+        ),
+        (
+            "  - {mixture: ct_onyl}",
+            "sweep.yaml:10: holdout[0].mixture: unknown mixture 'ct_onyl'; did you mean 'ct_only'?",
+        ),
+        ("  - {seed: []}", "sweep.yaml:10: holdout[0].seed: is empty; give one or more values"),
+        ("  - vit_atto", "sweep.yaml:10: holdout[0]: should be"),
+    ],
+)
+def test_a_mistake_in_what_is_held_out_has_its_place(sweep_file: Write, rule: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load(sweep_file(("mixtures:", f"holdout:\n{rule}\nmixtures:")))
     assert message in str(caught.value)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from scaling.config import load
 from scaling.errors import SpecError
-from scaling.grid import Excluded, Point, RunSpec, expand, fingerprint, spec
+from scaling.grid import Excluded, Point, RunSpec, expand, fingerprint, held_out, spec
 
 Write = Callable[..., Path]
 GOLDEN = Path(__file__).parent / "golden" / "fingerprints.json"
@@ -108,6 +108,28 @@ def test_an_extra_point_may_bring_back_what_a_rule_left_out(sweep_file: Write) -
     found, excluded = points(sweep_file(("mixtures:", rules + "mixtures:")))
     assert trained(found)[-1] == "vit_atto/mae/32xall/s0"
     assert len(excluded) == 4
+
+
+def test_what_is_held_out_is_run_like_any_other_and_changes_no_fingerprint(sweep_file: Write) -> None:
+    rule = "holdout:\n  - {n_images: 32, algorithm: [mae]}\n  - {mixture: ct_only, n_images: 32}\n"
+    path = sweep_file(("mixtures:", rule + "mixtures:"))
+    held, _ = points(path)
+    sweep, _ = load(path)
+    assert [str(point) for point in held if held_out(sweep, point)] == [
+        "vit_atto/mae/32xall/s0",
+        "vit_atto/mae/32xct_only/s0",
+        "vit_atto/dinov2/32xct_only/s0",
+    ]
+    assert runs(path) == runs(sweep_file())
+    assert held == points(sweep_file())[0]
+
+
+def test_an_extra_point_can_be_held_out_and_a_baseline_cannot(sweep_file: Write) -> None:
+    rules = "include:\n  - {model: vit_femto, algorithm: mae, n_images: 16}\nholdout:\n  - {model: vit_femto}\n"
+    path = sweep_file(("mixtures:", rules + "mixtures:"))
+    sweep, _ = load(path)
+    found = [str(point) for point in points(path)[0] if held_out(sweep, point)]
+    assert found == ["vit_femto/mae/16xall/s0"]
 
 
 def test_there_is_one_untrained_encoder_per_model_and_seed_and_one_image_itself(sweep_file: Write) -> None:

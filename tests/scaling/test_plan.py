@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from scaling.config import load
 from scaling.errors import SpecError
 from scaling.plan import Plan, PlannedRun, load_plan, make_plan, open_source
 from scaling.records import RunRecord, Status
+from scaling.report import observations
 from scaling.rundir import append_line, read_json, write_json
 
 STORE = "sqlite:///somewhere.db"
@@ -135,6 +137,38 @@ def test_a_kept_plan_is_the_plan(plan: Plan) -> None:
     assert again.sweep == plan.sweep
     assert (again.excluded, again.tasks, again.synthetic) == (plan.excluded, plan.tasks, plan.synthetic)
     assert plan.path == plan.root / "sweeps" / "tiny" / "plan.json"
+
+
+def test_what_is_held_out_is_kept_with_the_plan_and_stands_in_the_observations(
+    plan_of: Callable[..., Plan], pretend: Any
+) -> None:
+    plan = plan_of(("mixtures:", "holdout:\n  - {algorithm: mae, n_images: 32}\nmixtures:"))
+    plan.save()
+    again = load_plan(plan.root, plan.sweep.name)
+    assert again.runs == plan.runs
+    assert [str(run.point) for run in again.runs if run.holdout] == [
+        "vit_atto/mae/32xall/s0",
+        "vit_atto/mae/32xct_only/s0",
+    ]
+    for run in again.runs:
+        pretend.failed(run, "error", "lost")
+    rows = observations(again)
+    assert rows.groupby("algorithm")["holdout"].sum().to_dict() == {"dinov2": 0, "mae": 2, "pixels": 0, "random": 0}
+
+
+def test_a_run_cannot_be_held_out_under_one_name_and_fitted_under_another(plan_of: Callable[..., Plan]) -> None:
+    again = ("mixture: [all, ct_only]", "mixture: [all, ct_only, only_ct]")
+    twice = ("  ct_only: {ct: 1}\n", "  ct_only: {ct: 1}\n  only_ct: {ct: 2}\nholdout:\n  - {mixture: only_ct}\n")
+    with pytest.raises(SpecError) as caught:
+        plan_of(again, twice)
+    assert (
+        str(caught.value)
+        .splitlines()[0]
+        .endswith(
+            "sweep.yaml:13: holdout: holds out vit_atto/mae/16xonly_ct/s0, which is the same run as "
+            "vit_atto/mae/16xct_only/s0; hold out both or neither"
+        )
+    )
 
 
 def test_a_sweep_that_was_never_run_is_told_with_the_nearest_that_was(plan: Plan) -> None:
