@@ -145,7 +145,8 @@ def _unfit(law: Law, points: Points) -> tuple[Status | None, str]:
     n_distinct = len(np.unique(x[points.weights > 0], axis=0))
     if n_distinct <= len(law.parameters):
         return Status.TOO_FEW, f"{n_distinct} distinct sizes for {len(law.parameters)} parameters; one more is needed"
-    if (x <= 0).any() or (y <= 0).any():
+    positive = [name not in law.may_be_zero for name in law.inputs]
+    if (x < 0).any() or (x[:, positive] <= 0).any() or (y <= 0).any():
         return Status.NOT_POSITIVE, Status.NOT_POSITIVE.value
     if why := law.unidentified(x):
         return Status.UNIDENTIFIED, why

@@ -72,6 +72,8 @@ class Law:
     unidentified: Callable[[Matrix], str] = lambda x: ""
     """x -> why this design cannot tell the parameters apart, or ''. Asked before any fit."""
     derived: tuple[Derived, ...] = ()
+    may_be_zero: tuple[str, ...] = ()
+    """Inputs of which a point may have none, such as the share of a modality; all others are positive."""
 
     @property
     def names(self) -> tuple[str, ...]:
