@@ -1,4 +1,4 @@
-"""The contract of a task feature: one number from a task's own training data."""
+"""The contract of a task feature: one number from a task's own training data, or from what was pretrained on."""
 
 from __future__ import annotations
 
@@ -26,14 +26,23 @@ class TaskData:
     """Images of all splits together."""
     n_classes: int
     """Classes, or labels for multi-label."""
+    modality_share: float | None = None
+    """Share of the pretraining images that are of the task's modality, 0-1; None where nothing is known of them."""
+    pretraining: NDArray[np.uint8] | None = None
+    """(m, channels, height, width), the pretraining images or a random sample of them; None where they are not known.
+    Any size: it need not be the task's."""
+
+
+def checksums(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(n,) CRC-32 of each image: the same wherever the image stands."""
+    return np.array([zlib.crc32(image.tobytes()) for image in images], np.int64)
 
 
 def choice(images: NDArray[np.uint8], n: int) -> NDArray[np.int64]:
     """Positions of at most n images: those with the smallest checksums, so that the order of images does not matter."""
     if len(images) <= n:
         return np.arange(len(images))
-    sums = np.array([zlib.crc32(image.tobytes()) for image in images])
-    return np.argsort(sums, kind="stable")[:n]
+    return np.argsort(checksums(images), kind="stable")[:n]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,77 @@
+"""How much of a task a linear read-out of bare pixels solves, with no pretraining at all."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import roc_auc_score
+
+from analysis.features.feature import Feature, NoFeature, TaskData, checksums, choice
+from analysis.features.pixels import cells
+
+IMAGES = 1000
+"""Images looked at, at most."""
+SIDE = 28
+"""Larger images are averaged to so many pixels a side."""
+FOLDS = 5
+STRENGTHS = np.logspace(-6, 0, 7)
+"""Of the L2 penalty, as shares of the images' total variance; leave-one-out error inside the training folds chooses."""
+
+
+def compute(task: TaskData) -> float:
+    if not task.images.size:
+        raise NoFeature("no training images")
+    chosen = _distinct(task, choice(task.images, IMAGES))
+    labels = task.labels[chosen]
+    answers = labels if labels.ndim == 2 else labels[:, None] == np.unique(labels)
+    enough = np.minimum(answers.sum(axis=0), (1 - answers).sum(axis=0)) >= FOLDS
+    if not enough.any():
+        raise NoFeature(f"fewer than two classes with {FOLDS} distinct images among the {len(chosen)} looked at")
+    pixels = cells(task.images[chosen], SIDE).reshape(len(chosen), -1)
+    return _auc(pixels, answers.astype(np.float64), np.flatnonzero(enough), _folds(labels))
+
+
+def _distinct(task: TaskData, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """In an order that follows from their content; a copy would be known before it is asked for."""
+    sums, labels = checksums(task.images[chosen]), task.labels[chosen].reshape(len(chosen), -1)
+    order = np.lexsort((*labels.T, sums))
+    return chosen[order[np.unique(sums[order], return_index=True)[1]]]
+
+
+def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) fold of each image; those of a class, or of a set of labels, are dealt out in turn."""
+    _, kind = np.unique(labels, axis=0, return_inverse=True)
+    order = np.argsort(kind, kind="stable")
+    fold = np.empty(len(labels), np.int64)
+    fold[order] = np.arange(len(labels)) % FOLDS
+    return fold
+
+
+def _auc(
+    pixels: NDArray[np.float64], answers: NDArray[np.float64], columns: NDArray[np.int64], fold: NDArray[np.int64]
+) -> float:
+    """One class against the rest, mean over folds and then over `columns`."""
+    areas = np.full((FOLDS, answers.shape[1]), np.nan)
+    for left_out in range(FOLDS):
+        train, test = fold != left_out, fold == left_out
+        variance = max(float(pixels[train].var(axis=0).sum()), np.finfo(float).tiny)
+        quickest = "svd" if train.sum() > pixels.shape[1] else "eigen"  # the same answer; scikit-learn takes the slower
+        ridge = RidgeCV(train.sum() * variance * STRENGTHS, gcv_mode=quickest).fit(pixels[train], answers[train])
+        scores = ridge.predict(pixels[test]).reshape(test.sum(), -1)
+        for column in columns:
+            if 0 < answers[test, column].sum() < test.sum():
+                areas[left_out, column] = roc_auc_score(answers[test, column], scores[:, column])
+    return float(np.mean(np.nanmean(areas[:, columns], axis=0)))
+
+
+BASELINE_AUC = Feature(
+    name="baseline_auc",
+    meaning="AUC of ridge regression on at most 1,000 distinct training images as pixels, averaged to 28 a side where "
+    "larger; 5-fold cross-validation, mean over classes against the rest; 0.5 knows nothing, 1 needs no pretraining",
+    unit="AUC",
+    low=0,
+    high=1,
+    source="definition; Hoerl and Kennard 1970, penalty by leave-one-out error",
+    compute=compute,
+)
