@@ -1,32 +1,48 @@
-"""Intervals of parameters and predictions that hold for three or four sizes.
+"""How far off a fit may be: intervals of its parameters, of its curve, of new runs and of anything that follows.
 
-A case bootstrap of so few points covers far too little. Residuals of the logarithms are taken as normal with one
-unknown variance, estimated with n - p degrees of freedom, and Student's t pays for how badly few points know it. For
-the power law this is exact (linear regression). For other laws it is the delta method at the optimum, which is not:
-measured, it covers the saturating law's parameters where the floor is seen, but a floor that is not seen only four
-times in five. The intervals belong to the fit by squares; another objective would need another theory and gets none.
+`profile`: Student's t made exact for curved laws; few sizes, squared objectives. `delta`: the same where the law is
+linear in its parameters (then equal), else its fast approximation. `bootstrap`: cases by cluster; many clusters, any
+objective. `wild`: residuals by cluster; few clusters. `auto` takes the first that its conditions allow: for squares of
+independent cells delta where exact, else profile; for all else bootstrap from `MANY` clusters on, below them wild.
+
+Runs of equal inputs and one cluster (seeds of a cell) share whatever is peculiar to that cell, so profile and delta
+count each cell once: residuals and degrees of freedom are those of cell means. A caller who knows runs to be
+independent says so by giving each its own cluster. Coverage is measured: results/coverage.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy import stats
 
-from analysis.fit import Fit, Status
-from analysis.laws.law import Matrix, Vector
+from analysis import profile
+from analysis.fit import Fit, Status, refits
+from analysis.points import Matrix, Points, Vector
+from analysis.resampling import case_weights, cluster_index, identified, wild_targets
 
+Method = Literal["auto", "profile", "bootstrap", "wild", "delta"]
+MANY = 20
+"""Clusters from which on case resampling covers; below, draws of the same few points scatter too little."""
 ROUNDING = 1e-12
 """Least residual deviation believed: errors equal to the last digit are no proof of a law without noise."""
+DROPPED = 0.5
+"""Share of resamples that may fail; above it the others are a selection and there is no interval."""
+NORMAL = float(stats.norm.ppf(0.975))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
+class Estimate:
     value: float
+    se: float
+    """Standard error in the value's own unit; NaN where the data do not tell."""
     low: float
     high: float
-    """At the confidence asked for; low and high are NaN when there is no degree of freedom to tell."""
+    """At the confidence asked for; NaN where there is no interval. 0, a bound or infinity where the end is open."""
 
     @property
     def significant(self) -> bool:
@@ -34,53 +50,323 @@ class Interval:
         return bool(self.low > 0 or self.high < 0)
 
 
-def _width(fit: Fit, level: float) -> float:
-    """t quantile x residual deviation; NaN where the data do not tell."""
-    free = len(fit.x) - len(fit.parameters)
-    if free < 1 or fit.status is not Status.CONVERGED or fit.objective != "log_squared":
-        return np.nan
-    residuals = np.log(fit.y) - fit.law.log_predict(fit.x, fit.parameters)
-    deviation = max(float(np.sqrt((residuals**2).sum() / free)), ROUNDING)
-    return float(stats.t.ppf((1 + level) / 2, free)) * deviation
+class Band(NamedTuple):
+    """(m,) arrays."""
+
+    value: Vector
+    low: Vector
+    high: Vector
 
 
-def _covariance(fit: Fit) -> Matrix:
-    """Inverse of J'J, by columns of length 1, so that a parameter that hardly matters comes out as badly known."""
-    jacobian = fit.law.log_gradient(fit.x, fit.parameters)
-    length = np.linalg.norm(jacobian, axis=0)
-    length = np.where(length > 0, length, 1.0)
-    inverse = np.linalg.pinv(jacobian / length)
-    return np.asarray(inverse @ inverse.T / np.outer(length, length), np.float64)
+def uncertainty(
+    found: Fit, *, method: Method = "auto", n: int = 1000, seed: int = 0, level: float = 0.95
+) -> Uncertainty:
+    """Of a fit; `n` resamples where the method resamples. A fit that failed has no intervals, and a warning says so."""
+    if method not in get_args(Method):
+        raise ValueError(f"method: {method!r} is none; there are {', '.join(get_args(Method))}")
+    if not found.status.usable:
+        return Uncertainty(fit=found, method=method, level=level, free=0, draws=_none(found), notes=(found.reason,))
+    _, n_clusters = cluster_index(found.points)
+    chosen, notes = (method, []) if method != "auto" else _chosen(found, n_clusters)
+    if chosen in ("profile", "delta"):
+        free = len(_cells(found).weights) - len(found.theta)
+        if found.objective.delta is not None or found.objective.overestimate != 1:
+            notes.append(f"{chosen} intervals are those of least squares, not of {found.objective.name}: none given")
+            free = 0
+        return Uncertainty(fit=found, method=chosen, level=level, free=free, draws=_none(found), notes=tuple(notes))
+    free = n_clusters - len(found.theta)
+    draws = _draws(found, chosen, n, np.random.default_rng(seed)) if free > 0 else _none(found)
+    if (n_dropped := n - len(draws)) and free > 0:
+        notes.append(f"{n_dropped} of {n} resamples left out: too few distinct sizes in them, or no optimum")
+    if chosen == "bootstrap" and n_clusters < MANY:
+        notes.append(f"{n_clusters} clusters are few for a bootstrap of cases (from {MANY} on it covers as stated)")
+    if n_dropped > DROPPED * n:
+        draws = _none(found)
+    return Uncertainty(fit=found, method=chosen, level=level, free=free, draws=draws, notes=tuple(notes))
 
 
-def parameter_intervals(fit: Fit, *, level: float = 0.95) -> dict[str, Interval]:
-    """By parameter name; empty for a fit without parameters. Ends are NaN unless the fit converged by squares."""
-    if not fit.status.usable:
-        return {}
-    half = _width(fit, level) * np.sqrt(np.diag(_covariance(fit)))
-    return {
-        parameter.name: Interval(value=float(value), low=float(value - h), high=float(value + h))
-        for parameter, value, h in zip(fit.law.parameters, fit.parameters, half, strict=True)
-    }
+def _none(found: Fit) -> Matrix:
+    return np.empty((0, len(found.law.parameters)))
 
 
-def prediction_band(fit: Fit, x: Vector, *, level: float = 0.95) -> tuple[Vector, Vector]:
-    """Pointwise interval of the law's curve at `x` (not of a new run there): lower and upper errors.
-
-    NaN unless the fit converged by squares.
-    """
-    gradient = fit.law.log_gradient(x, fit.parameters)
-    half = _width(fit, level) * np.sqrt(np.einsum("ni,ij,nj->n", gradient, _covariance(fit), gradient))
-    middle = fit.law.log_predict(x, fit.parameters)
-    with np.errstate(over="ignore"):  # three points may leave the curve unknown by more than numbers can say
-        return np.exp(middle - half), np.exp(middle + half)
+def _chosen(found: Fit, n_clusters: int) -> tuple[Method, list[str]]:
+    squares = found.objective.delta is None and found.objective.overestimate == 1
+    if squares and _clusters_are_cells(found.points):
+        return ("delta" if _linear(found) else "profile"), []
+    if n_clusters >= MANY:
+        return "bootstrap", []
+    return "wild", [f"{n_clusters} clusters by {found.objective.name}: intervals of so few are rough"]
 
 
-def mean_interval(values: Vector, *, level: float = 0.95) -> Interval:
+def _clusters_are_cells(points: Points) -> bool:
+    """Whether no cluster holds different inputs, as a trunk would."""
+    seen = points.weights > 0
+    both = np.unique(np.column_stack([points.clusters[seen], points.x[seen]]), axis=0)
+    return len(both) == len(np.unique(points.clusters[seen]))
+
+
+def _linear(found: Fit) -> bool:
+    """Whether residuals are linear in theta: their gradient is the same elsewhere."""
+    if not found.objective.logs:
+        return False
+    here, there = (found.law.log_gradient(found.points.x, found.theta + shift) for shift in (0.0, 0.1))
+    return bool(np.array_equal(here, there))
+
+
+def _draws(found: Fit, method: Method, n: int, rng: np.random.Generator) -> Matrix:
+    if method == "wild":
+        thetas, _ = refits(found, targets=wild_targets(found, n, rng))
+    else:
+        weights = case_weights(found.points, n, rng)
+        thetas, _ = refits(found, weights=weights[identified(found, weights)])
+    return thetas[np.isfinite(thetas).all(axis=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cells:
+    """Runs of equal inputs and one cluster as one point each, in the objective's unit."""
+
+    x: Matrix
+    measured: Vector
+    weights: Vector
+    """Sum of the runs' weights."""
+    within: float
+    """Variance of a run of weight 1 about its cell; 0 where no cell has two."""
+
+
+def _cells(found: Fit) -> _Cells:
+    points = found.points.chosen(found.points.weights > 0)
+    measured = np.log(points.y) if found.objective.logs else points.y
+    keys = np.column_stack([points.clusters, points.x])
+    _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    index = index.ravel()
+    total = np.bincount(index, points.weights).astype(np.float64)
+    means = np.bincount(index, points.weights * measured) / total
+    spread = float((points.weights * (measured - means[index]) ** 2).sum())
+    repeats = len(points) - len(first)
+    return _Cells(x=points.x[first], measured=means, weights=total, within=spread / repeats if repeats else 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty:
+    fit: Fit
+    method: Method
+    """The one in use, never `auto` for a fit that is usable."""
+    level: float
+    free: int
+    """Degrees of freedom of Student's t: cells, or clusters where resampled, minus parameters."""
+    draws: Matrix
+    """(B, p) thetas of resamples; empty for methods without."""
+    notes: tuple[str, ...]
+    """What was known before any interval was asked for."""
+
+    def parameters(self) -> dict[str, Estimate]:
+        """By name, natural values; empty for a failed fit."""
+        return dict(self._parameters)
+
+    def curve(self, x: Matrix | Vector) -> Band:
+        """The law's curve at x (m, k), with its pointwise interval."""
+        return self._band(x, new=False)
+
+    def new_runs(self, x: Matrix | Vector) -> Band:
+        """One more run at each x: the curve's interval widened by the scatter of single runs."""
+        return self._band(x, new=True)
+
+    def of(self, function: Callable[[Matrix], Vector]) -> Estimate:
+        """Any smooth number that follows from thetas (B, p) -> (B,)."""
+        theta = self.fit.theta
+        if not self.fit.status.usable:
+            return Estimate(value=np.nan, se=np.nan, low=np.nan, high=np.nan)
+        value = float(function(theta[None])[0])
+        if self._resampled:
+            drawn = function(self.draws)
+            low, high = self._stretched(np.array([value]), drawn[:, None])
+            return Estimate(value=value, se=_deviation(drawn), low=float(low[0]), high=float(high[0]))
+        rows = self._rows
+        scalars = profile.number(function, rows.low[0], rows.high[0])
+        ends, se = self._ends(scalars), self._errors(scalars)
+        return Estimate(value=value, se=float(se[0]), low=float(ends.low[0, 0]), high=float(ends.high[0, 0]))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know before believing the intervals."""
+        found = list(self.notes)
+        if self.fit.status.usable and self.free == 0 and not self.notes:
+            found.append("no degree of freedom is left: no interval")
+        if self.free in (1, 2):
+            times = self._t / NORMAL
+            found.append(f"{self.free} degree(s) of freedom: intervals are {times:.1f} times those of many points")
+        return tuple(found + self._open_ends)
+
+    @property
+    def _resampled(self) -> bool:
+        return self.method in ("bootstrap", "wild")
+
+    @cached_property
+    def _t(self) -> float:
+        """Student's quantile; NaN without a degree of freedom."""
+        return float(stats.t.ppf((1 + self.level) / 2, self.free)) if self.free > 0 else np.nan
+
+    @cached_property
+    def _rows(self) -> profile.Rows:
+        found, cells = self.fit, _cells(self.fit)
+        low, high = found.law.bounds(found.points.x, found.points.y)
+        return profile.Rows(
+            evaluate=found.law.evaluate if found.objective.logs else profile.natural(found.law),
+            x=cells.x,
+            measured=cells.measured[None],
+            weights=cells.weights[None],
+            thetas=found.theta[None],
+            low=low[None],
+            high=high[None],
+        )
+
+    @cached_property
+    def _variance(self) -> float:
+        """Of a residual of weight 1, about the curve."""
+        if self.free < 1:
+            return np.nan
+        rows = self._rows
+        return max(float(rows.squares(rows.thetas)[0]) / self.free, ROUNDING**2)
+
+    @cached_property
+    def _new_weight(self) -> float:
+        """Of one more run. Its variance is that of cell means about the curve plus what averaging has removed.
+
+        Points that are means already tell only how many runs are behind them: their scatter is then taken as that of
+        runs / sqrt(runs a point), which is too wide, never too narrow, where cells have luck of their own.
+        """
+        cells, points = _cells(self.fit), self.fit.points
+        weight = float(points.weights[points.weights > 0].mean())
+        runs = float(cells.weights.mean()) / weight
+        if runs == 1:
+            return weight * len(points) / max(points.n_runs, len(points))
+        one = self._variance / (runs * weight) + cells.within / weight * (1 - 1 / runs)
+        return self._variance / one
+
+    @cached_property
+    def _parameters(self) -> dict[str, Estimate]:
+        found = self.fit
+        if not found.status.usable:
+            return {}
+        law, value = found.law, found.law.natural(found.theta)
+        if self._resampled:
+            low, high = self._stretched(found.theta, self.draws)
+            bottom, top = law.bounds(found.points.x, found.points.y)
+            low, high = np.clip(low, bottom, top), np.clip(high, bottom, top)
+            natural = law.natural(self.draws)
+            se = [_deviation(natural[:, j]) for j in range(len(value))]
+        else:
+            rows = self._rows
+            scalars = profile.coordinates(rows.low[0], rows.high[0])
+            ends = self._ends(scalars)
+            low, high = ends.low[0], ends.high[0]
+            logs = np.array([parameter.log for parameter in law.parameters])
+            se = list(self._errors(scalars) * np.where(logs, value, 1.0))
+        with np.errstate(over="ignore"):
+            low, high = law.natural(low), law.natural(high)
+        if not self._resampled:
+            low = np.where(ends.low_open[0] & logs, 0.0, low)
+        return {
+            name: Estimate(value=float(v), se=float(s), low=float(a), high=float(b))
+            for name, v, s, a, b in zip(law.names, value, se, low, high, strict=True)
+        }
+
+    @cached_property
+    def _open_ends(self) -> list[str]:
+        """Sentences on what the data leave open."""
+        if self._resampled or not self.fit.status.usable or self.free < 1 or self.method == "delta":
+            if self.method == "delta" and self.fit.status is Status.AT_BOUND:
+                return ["a parameter at its bound has no delta interval; profile gives one"]
+            return []
+        rows = self._rows
+        ends = self._ends(profile.coordinates(rows.low[0], rows.high[0]))
+        found = []
+        for side, which in (("below", ends.low_open[0]), ("above", ends.high_open[0])):
+            if names := [name for name, is_open in zip(self.fit.law.names, which, strict=True) if is_open]:
+                found.append(f"the data set no limit {side} to {', '.join(names)}")
+        if ends.better[0]:
+            found.append("another curve fits better than the fit's optimum: the intervals may miss it")
+        return found
+
+    def _band(self, x: Matrix | Vector, *, new: bool) -> Band:
+        x = np.asarray(x, np.float64)
+        x = x[:, None] if x.ndim == 1 else x
+        nothing = np.full(len(x), np.nan)
+        if not self.fit.status.usable:
+            return Band(nothing, nothing, nothing)
+        law, value = self.fit.law, self.fit.predict(x)
+        logs = self.fit.objective.logs or not new
+        if self._resampled:
+            drawn, middle = law.evaluate(x, self.draws)[0], np.log(value)
+            if not logs:
+                drawn, middle = np.exp(drawn), value
+            low, high = self._stretched(middle, drawn + self._scatter(drawn.shape) if new else drawn)
+        else:
+            scalars = profile.log_curve(law, x) if logs else profile.plain_curve(law, x)
+            ends = self._ends(scalars, new=new)
+            low, high = ends.low[0], ends.high[0]
+        if logs:
+            with np.errstate(over="ignore"):  # few points may leave the curve unknown by more than numbers can say
+                low, high = np.exp(low), np.exp(high)
+        return Band(value, low, high)
+
+    def _errors(self, scalars: profile.Scalars) -> Vector:
+        """(K,) standard errors by the delta method; NaN for what depends on nothing that the data determine."""
+        _, gradient = scalars.evaluate(self.fit.theta[None])
+        spread = np.einsum("kp,pq,kq->k", gradient[0], self._rows.covariance()[0], gradient[0])
+        return np.sqrt(np.where(spread > 0, spread, np.nan) * self._variance)
+
+    def _ends(self, scalars: profile.Scalars, *, new: bool = False) -> profile.Ends:
+        rows, t = self._rows, np.array([self._t])
+        variance, weight = np.array([self._variance]), np.array([self._new_weight]) if new else None
+        # without noise there is nothing to profile, and delta says so to the last digit
+        if self.method == "profile" and self._variance > 1e4 * ROUNDING**2:
+            return profile.interval_ends(rows, scalars, t, variance, weight)
+        half = self._t * self._errors(scalars)
+        if new:
+            half = self._t * np.sqrt((half / self._t) ** 2 + self._variance / self._new_weight)
+        if self.method == "delta" and self.fit.status is Status.AT_BOUND:
+            half = np.full_like(half, np.nan)
+        value = scalars.evaluate(self.fit.theta[None])[0]
+        shut = np.zeros(value.shape, bool)
+        return profile.Ends(low=value - half, high=value + half, low_open=shut, high_open=shut, better=shut[:, 0])
+
+    def _stretched(self, value: Vector, drawn: Matrix) -> tuple[Vector, Vector]:
+        """Percentiles of draws (B, K), their distance from the value stretched by Student's t over the normal quantile.
+
+        Draws of cases scatter by sqrt((G - p) / G) of what they should besides (Hesterberg 2015, section 4.3).
+        """
+        if not len(drawn):
+            return np.full_like(value, np.nan), np.full_like(value, np.nan)
+        tail = (1 - self.level) / 2
+        stretch = self._t / float(stats.norm.ppf(1 - tail))
+        if self.method == "bootstrap":
+            stretch *= float(np.sqrt(1 + len(self.fit.theta) / self.free))
+        low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
+        return value + stretch * (low - value), value + stretch * (high - value)
+
+    def _scatter(self, shape: tuple[int, ...]) -> Matrix:
+        """What single runs add to the curve's draws: residuals of the runs themselves, drawn at random."""
+        points = self.fit.points
+        seen = points.weights > 0
+        mean = points.weights[seen].mean()
+        residuals = -self.fit.residuals[seen] * np.sqrt(points.weights[seen] / mean)
+        residuals *= np.sqrt(len(residuals) / max(1, len(residuals) - len(self.fit.theta)))
+        runs = max(points.n_runs, len(points)) / len(points)
+        return np.random.default_rng(len(points)).choice(residuals, shape) * np.sqrt(runs)
+
+
+def _deviation(drawn: Vector) -> float:
+    return float(drawn.std(ddof=1)) if len(drawn) > 1 else np.nan
+
+
+def mean_interval(values: Vector, *, level: float = 0.95) -> Estimate:
     """Of a mean of independent values, by Student's t; NaN ends for fewer than two, NaN all over for none."""
     values = np.asarray(values, np.float64)
     mean = float(values.mean()) if len(values) else np.nan
     if len(values) < 2:
-        return Interval(value=mean, low=np.nan, high=np.nan)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return Interval(value=mean, low=mean - half, high=mean + half)
+        return Estimate(value=mean, se=np.nan, low=np.nan, high=np.nan)
+    se = float(values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * se
+    return Estimate(value=mean, se=se, low=mean - half, high=mean + half)

@@ -1,0 +1,98 @@
+"""Resamples of a fit's points, all at once: which points weigh how much, or what their y might have been.
+
+By cluster: seeds of a cell and durations of a trunk are drawn together, because they share luck. Case resampling asks
+nothing of the noise but many clusters; the wild bootstrap keeps the design, so that it works with few.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.fit import FLAT, Fit
+from analysis.objective import Objective
+from analysis.points import Index, Matrix, Points, Vector
+from analysis.solver import Mask
+
+WEBB = np.sqrt(np.array([0.5, 1.0, 1.5]))
+"""Six-point weights, +- each: as many distinct draws from few clusters as +-1 has not (Webb 2014, QED 1315)."""
+
+
+def cluster_index(points: Points) -> tuple[Index, int]:
+    """(n,) 0..G-1, and G, counting only points that weigh anything; the others get -1."""
+    index = np.full(len(points), -1, np.int64)
+    seen = points.weights > 0
+    found, index[seen] = np.unique(points.clusters[seen], return_inverse=True)
+    return index, len(found)
+
+
+def case_weights(points: Points, n: int, rng: np.random.Generator) -> Matrix:
+    """(n, len(points)): the points' weights x how often each cluster was drawn."""
+    index, n_clusters = cluster_index(points)
+    counts = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n).astype(np.float64)
+    return np.where(index >= 0, counts[:, index], 0.0) * points.weights
+
+
+def identified(found: Fit, weights: Matrix) -> Mask:
+    """(B,) resamples that could be fitted at all: more distinct inputs than parameters, and of full rank.
+
+    Rank is that of the Jacobian at the fit's optimum, of the parameters that the fit itself determines; so one size, or
+    one amount of data, drawn over and over is noticed for whatever law.
+    """
+    points, p = found.points, len(found.theta)
+    _, cell = np.unique(points.x, axis=0, return_inverse=True)
+    cell = cell.ravel()
+    holds = np.zeros((len(cell), cell.max() + 1))
+    holds[np.arange(len(cell)), cell] = 1
+    enough = (((weights > 0) @ holds) > 0).sum(axis=1) > p
+    jacobian = found.law.log_gradient(points.x, found.theta) * np.sqrt(points.weights)[:, None]
+    length = np.linalg.norm(jacobian, axis=0)
+    jacobian = jacobian[:, length > FLAT * length.max()] / length[length > FLAT * length.max()]
+    counts = np.divide(weights, points.weights, out=np.zeros_like(weights), where=points.weights > 0)
+    information = np.einsum("np,bn,nq->bpq", jacobian, counts, jacobian, optimize=True)
+    whole = np.linalg.eigvalsh(jacobian.T @ jacobian)[0]
+    return enough & (np.linalg.eigvalsh(information)[:, 0] > 1e-6 * whole)
+
+
+def wild_targets(found: Fit, n: int, rng: np.random.Generator) -> Matrix:
+    """(n, len(points)) of y: the curve, plus each cluster's residuals, corrected, times one random number a cluster.
+
+    The correction undoes what the fit takes from the residuals of a cluster, (1 - H_gg)^-1/2 with H the hat matrix of
+    the linearised law (HC2 for single points, CR2 of Bell and McCaffrey 2002 for clusters), so that with few clusters
+    draws scatter as much as the noise does.
+    """
+    points, objective = found.points, found.objective
+    index, n_clusters = cluster_index(points)
+    curve = found.law.log_predict(points.x, found.theta)
+    corrected = corrected_residuals(found, index, n_clusters)
+    picked = rng.integers(0, 6, (n, n_clusters))
+    factor = WEBB[picked % 3] * np.where(picked < 3, 1.0, -1.0)
+    moved = np.where(index >= 0, factor[:, index], 0.0) * corrected
+    with np.errstate(over="ignore"):
+        return np.exp(curve + moved) if objective.logs else np.exp(curve) + moved
+
+
+def corrected_residuals(found: Fit, index: Index, n_clusters: int) -> Vector:
+    """(n,) y minus curve in the objective's unit, leverage undone cluster by cluster."""
+    points, residuals = found.points, -found.residuals
+    root = np.sqrt(points.weights)
+    left = orthonormal(found, found.objective)
+    corrected = np.zeros_like(residuals)
+    for g in range(n_clusters):
+        rows = index == g
+        # eigenvectors with leverage one carry no residual at all: nothing is left there to scale up
+        values, vectors = np.linalg.eigh(np.eye(rows.sum()) - left[rows] @ left[rows].T)
+        scale = np.where(values > 1e-8, 1 / np.sqrt(np.maximum(values, 1e-8)), 0.0)
+        corrected[rows] = vectors @ (scale * (vectors.T @ (root[rows] * residuals[rows]))) / root[rows]
+    return corrected
+
+
+def orthonormal(found: Fit, objective: Objective) -> Matrix:
+    """(n, rank) basis of what the linearised law can follow, in units of equal variance: H = U U'."""
+    points = found.points
+    jacobian = found.law.log_gradient(points.x, found.theta)
+    if not objective.logs:
+        jacobian = jacobian * found.predict(points.x)[:, None]
+    jacobian = jacobian * np.sqrt(points.weights)[:, None]
+    length = np.linalg.norm(jacobian, axis=0)
+    left, singular, _ = np.linalg.svd(jacobian / np.where(length > 0, length, 1.0), full_matrices=False)
+    return left[:, singular > FLAT * singular[0]]
