@@ -120,7 +120,7 @@ def apply(table: pd.DataFrame, names: Names, *, where: str = "--map") -> pd.Data
             found, strange = numbers(cells)
             if strange.any():
                 what = f"{source.column!r} holds {str(cells[strange].iloc[0])!r}, which cannot be multiplied"
-                problems.append(f"{where}: {what}; leave a missing value empty, or map it without a factor")
+                problems.append(f"{where}: {what}; leave a missing value empty, or map it plainly")
             cells = pd.Series(found * source.factor, index=table.index)
         made[name] = cells
     if problems:

@@ -261,7 +261,7 @@ def test_a_table_longer_than_its_page_says_where_the_rest_is(folder: Path) -> No
 
 
 def test_the_observations_written_have_every_column_that_the_records_name(folder: Path) -> None:
-    assert list(pd.read_csv(folder / "observations.csv").columns) == [*COLUMNS, "error", "excluded"]
+    assert list(pd.read_csv(folder / "observations.csv").columns) == [*COLUMNS, "trunk", "error", "excluded"]
 
 
 def test_a_figure_of_an_earlier_report_does_not_stay(folder: Path, tmp_path: Path) -> None:
