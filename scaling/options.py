@@ -145,7 +145,7 @@ class NpzTask(Options):
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Null takes the file's name without its ending."""
     modality: str | None = None
-    """Needed when the pack's classes are of several modalities."""
+    """Needed when the pack's classes are of several modalities: one that the task is about, or `mixed`."""
 
 
 class NpzPack(Options):

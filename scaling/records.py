@@ -51,6 +51,8 @@ TASK_COLUMNS: dict[str, str] = {
     "n_train": "training images",
     "n_val": "validation images",
     "n_test": "test images",
+    "pretraining_mixture": "mixture that modality_share and pretraining_distance compare the task with",
+    "pretraining_images": "size of that mixture's set of images; of a sweep's sets the one the benefits are of",
 }
 """Task table: one row per task; the features that `analysis.features` computes are further columns."""
 

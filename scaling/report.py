@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 
 from scaling.choice import finished, rows_of
-from scaling.data.cache import cached_task
+from scaling.data.cache import SPLITS, cached_task
 from scaling.data.contact_sheet import contact_sheet, sample
-from scaling.data.source import TaskInfo
+from scaling.data.source import MIXED, TaskInfo
+from scaling.errors import RunFailed, SpecError
 from scaling.plan import Plan, PlannedRun, source_of
+from scaling.pretraining import Pretraining
 from scaling.records import COLUMNS, TUNING_COLUMNS, ProbeResult, RunRecord
 from scaling.rundir import read_json, write_json, write_whole
 
@@ -59,25 +61,58 @@ def _probe_columns(result: ProbeResult) -> dict[str, Any]:
 
 
 def task_table(plan: Plan) -> pd.DataFrame:
-    """One row per task: what it is, and every task feature of `analysis.features`."""
-    return pd.DataFrame([_task_row(plan, info) for info in plan.tasks])
+    """One row per task: what it is, and every task feature of `analysis.features`; `TASK_COLUMNS` says the rest."""
+    pretraining = Pretraining(plan)
+    return pd.DataFrame([_task_row(plan.root / "cache", info, pretraining) for info in plan.tasks])
 
 
-def _task_row(plan: Plan, info: TaskInfo) -> dict[str, Any]:
-    kept = plan.root / "cache" / f"features-{info.name}-{info.identity}.json"
-    row = read_json(kept)
-    if row is None:
-        from analysis.features import compute
+def _task_row(cache: Path, info: TaskInfo, pretraining: Pretraining) -> dict[str, Any]:
+    """From the cache, unless features have come since, or one means something else, or modalities have other names."""
+    from analysis.features import FEATURES, VERSION
 
-        task = cached_task(plan.root / "cache", info, lambda: source_of(plan.sweep.data))
-        sizes = {f"n_{split}": len(getattr(task, split).labels) for split in ("train", "val", "test")}
-        features = compute(
-            task.train.images, task.train.labels, n_samples=sum(sizes.values()), n_classes=info.n_classes
-        )
-        named = {"task": info.name, "modality": info.modality, "kind": info.kind, "n_classes": info.n_classes}
-        row = {**named, **sizes, **features}
-        write_json(kept, row)
-    return dict(row)
+    run, share = pretraining.run, pretraining.share(info.modality)
+    identities = [info.identity, *([run.spec.data_identity[:24]] if run else [])]
+    path = cache / f"features-{info.name}-{'-'.join(identities)}.json"
+    kept = read_json(path)
+    given = {"version": VERSION, "modality_share": share}
+    if kept is None or kept.get("given") != given or not FEATURES.keys() <= kept["features"].keys():
+        kept = {"given": given, **_sizes_and_features(cache, info, pretraining)}
+        if kept.pop("complete"):
+            write_json(path, kept)
+    named = {"task": info.name, "modality": info.modality, "kind": info.kind, "n_classes": info.n_classes}
+    compared = {
+        "pretraining_mixture": run.point.mixture if run else None,
+        "pretraining_images": run.point.n_images if run else None,
+    }
+    return {**named, **kept["sizes"], **compared, **kept["features"]}
+
+
+def _sizes_and_features(cache: Path, info: TaskInfo, pretraining: Pretraining) -> dict[str, Any]:
+    """Not `complete` where the source cannot be read any more; then the feature that needs it says so."""
+    from analysis.features import compute
+    from analysis.features.feature import TaskData
+
+    task = cached_task(cache, info, lambda: pretraining.source)
+    sizes = {f"n_{split}": len(getattr(task, split).labels) for split in SPLITS}
+    images, unread = None, ""
+    try:
+        images = pretraining.images
+    except (SpecError, OSError, RunFailed) as error:
+        unread = f"the pretraining images cannot be read: {error}"
+    data = TaskData(
+        images=task.train.images,
+        labels=task.train.labels,
+        n_samples=sum(sizes.values()),
+        n_classes=info.n_classes,
+        modality_share=pretraining.share(info.modality),
+        pretraining=images,
+    )
+    features = compute(data)
+    if info.modality == MIXED:
+        features["modality_share_reason"] = "the task's images are of several modalities"
+    if unread:
+        features["pretraining_distance_reason"] = unread
+    return {"sizes": sizes, "features": features, "complete": not unread}
 
 
 def tuning_table(plan: Plan) -> pd.DataFrame | None:

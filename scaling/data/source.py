@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Images = NDArray[np.uint8]
 """(n, channels, height, width), 0-255."""
 TaskKind = Literal["binary", "multi-class", "multi-label", "ordinal"]
+MIXED = "mixed"
+"""Modality of a task whose images are of several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class TaskInfo:
 
     name: str
     modality: str
+    """Of its images; `MIXED` where they are of several."""
     kind: TaskKind
     n_classes: int
     """Classes, or labels for multi-label."""
