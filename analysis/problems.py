@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """The question cannot be asked of this table; carries every problem found, each `where: what is wrong; the rest`."""
+    """The question cannot be asked of this table; carries every problem: `where: what is wrong; the way out`."""
 
     def __init__(self, problems: Iterable[str] | str) -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)

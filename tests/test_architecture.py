@@ -46,9 +46,12 @@ ROWS = {
     ],
     "analysis": [
         {"problems", "cells"},
-        {"expression", "mapping"},
+        {"expression", "mapping", "reading"},
+        {"table"},
         {"observations"},
         {"points"},
+        {"columns"},
+        {"sheet"},
         {"laws"},
         {"objective"},
         {"solver"},
@@ -64,6 +67,9 @@ ROWS = {
         {"inline", "latex", "markdown"},
         {"answers", "page"},
         {"report"},
+        {"wanted"},
+        {"documents"},
+        {"fitting"},
     ],
 }
 
