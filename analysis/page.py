@@ -1,78 +1,120 @@
-"""A report as blocks - words, tables, figures - and how blocks become one HTML file or Markdown."""
+"""Blocks as one HTML file that needs no other and asks nobody for anything.
+
+Its policy (CSP) lets a browser run the one script and the one style sheet of `page.js` and `page.css`, and load
+nothing; words of users are escaped by the template.
+"""
 
 from __future__ import annotations
 
 import base64
-import math
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
 import jinja2
-import pandas as pd
+from markupsafe import Markup
+
+from analysis.blocks import (
+    SEVERITIES,
+    Block,
+    Cell,
+    Fold,
+    Head,
+    Line,
+    Listing,
+    Note,
+    Numbers,
+    Picture,
+    Section,
+    Severity,
+    Words,
+    cells,
+    every,
+    shown,
+    slug,
+)
+from analysis.inline import has_hover_values, inlined, width
+from analysis.markdown import markdown
+
+MOST_ROWS = 1000
+"""Of a table in the page; more make a browser slow."""
+LONG, VERY_LONG = 40, 160
+"""Characters of a cell above which it wraps, and above which it folds."""
+SMALLEST = 0.72
+"""A figure is made no narrower than this part of its own width (its letters would be too small to read); on a phone it
+is moved sideways in its frame."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    lines: list[str]
-    bullets: bool = False
+def html(
+    title: str,
+    subtitle: str,
+    notes: Iterable[str | Note],
+    sections: list[Section],
+    *,
+    downloads: tuple[str, ...] = ("csv",),
+) -> str:
+    """One self-contained page. `downloads`: endings of the files (csv, tex) that lie beside it for each table."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    style, script = _source("page.css"), _source("page.js")
+    return environment.from_string(_source("page.html")).render(
+        title=title,
+        subtitle=subtitle,
+        notes=[Note(text=note) if isinstance(note, str) else note for note in notes],
+        sections=list(zip(_anchors(sections), sections, strict=True)),
+        anchors=_targets(sections),
+        downloads=downloads,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        kind=lambda block: type(block).__name__,
+        severities=SEVERITIES,
+        cells=cells,
+        drawing=_drawing,
+        most_rows=MOST_ROWS,
+        long=LONG,
+        very_long=VERY_LONG,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Numbers:
-    """A table, shown with three digits; the CSV beside the report has them all."""
-
-    name: str
-    caption: str
-    rows: pd.DataFrame
-    most: int = 60
-    """Rows shown; the CSV has all."""
-
-    @property
-    def cut(self) -> str:
-        """What the caption adds when not all rows are shown."""
-        n = len(self.rows)
-        return f" The first {self.most} of {n} rows; all are in {self.name}.csv." if n > self.most else ""
+def _source(name: str) -> str:
+    return files("analysis").joinpath(name).read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    name: str
-    """File name under figures/, without ending; a PNG of it lies there."""
-    caption: str
-    path: Path
-    """SVG or PNG to embed."""
+def _policy(style: str, script: str) -> str:
+    """Figures and cells may carry style attributes; no element but ours may style or run."""
+    css, js = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
+    return (
+        f"default-src 'none'; img-src data:; script-src 'sha256-{js}'; style-src 'unsafe-inline'; "
+        f"style-src-elem 'sha256-{css}'; style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """Text shown as it is."""
-
-    text: str
-
-
-Block = Words | Numbers | Picture | Listing
+def _anchors(sections: list[Section]) -> list[str]:
+    """Distinct, however alike the titles."""
+    found: list[str] = []
+    for section in sections:
+        found.append(section.anchor if section.anchor not in found else f"{section.anchor}-{len(found)}")
+    return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    title: str
-    blocks: list[Block] = field(default_factory=list)
+def _targets(sections: list[Section]) -> dict[str, str]:
+    """Name of a table or picture -> its address in the page."""
+    named = [block for section in sections for block in every(section.blocks) if isinstance(block, Numbers | Picture)]
+    return {
+        block.name: f"{'table' if isinstance(block, Numbers) else 'figure'}-{i}-{slug(block.name)}"
+        for i, block in enumerate(named)
+    }
 
-    @property
-    def anchor(self) -> str:
-        return "".join(c if c.isalnum() else "-" for c in self.title.lower())
 
-
-def shown(value: object) -> str:
-    """A cell for people: three significant digits, thousands separated, nothing for a missing number."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float):
-        if value.is_integer() and abs(value) < 1e10:
-            return f"{int(value):,}"
-        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+def _drawing(picture: Picture, anchor: str) -> Markup:
+    """The figure itself, as an image or, with hover values, as a part of the page."""
+    natural = width(picture.path)
+    fit = f' style="min-width: {natural * SMALLEST:.0f}px; max-width: {natural * 1.3:.0f}px"' if natural else ""
+    if has_hover_values(picture.path):
+        svg = inlined(picture.path, anchor, picture.caption)
+        return Markup(svg.replace("<svg", f"<svg{fit}", 1))
+    return Markup('<img src="{}" alt="{}"{}>').format(embedded(picture.path), picture.caption, Markup(fit))
 
 
 def embedded(path: Path) -> str:
@@ -81,38 +123,21 @@ def embedded(path: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def html(title: str, subtitle: str, notes: list[str], sections: list[Section]) -> str:
-    """One self-contained page; everything that came from users is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"shown": shown, "embedded": embedded, "kind": lambda block: type(block).__name__}
-    template = environment.from_string(files("analysis").joinpath("page.html").read_text(encoding="utf-8"))
-    return template.render(title=title, subtitle=subtitle, notes=notes, sections=sections)
-
-
-def markdown(title: str, subtitle: str, notes: list[str], sections: list[Section]) -> str:
-    parts = [f"# {title}", subtitle, *(f"> {note}" for note in notes)]
-    for section in sections:
-        parts.append(f"## {section.title}")
-        parts += [_markdown(block) for block in section.blocks]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _markdown(block: Block) -> str:
-    match block:
-        case Words():
-            return "\n".join(f"- {line}" for line in block.lines) if block.bullets else "\n\n".join(block.lines)
-        case Picture():
-            return f"![{block.caption}](figures/{block.name}.png)\n\n*{block.caption}*"
-        case Listing():
-            return f"```yaml\n{block.text.rstrip()}\n```"
-        case Numbers():
-            return _markdown_table(block)
-
-
-def _markdown_table(block: Numbers) -> str:
-    def row(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    head = [row([str(c) for c in block.rows.columns]), row(["---"] * len(block.rows.columns))]
-    body = [row([shown(cell) for cell in cells]) for cells in block.rows.head(block.most).itertuples(index=False)]
-    return "\n".join([f"*{block.caption}{block.cut}*", "", *head, *body])
+__all__ = [
+    "Block",
+    "Cell",
+    "Fold",
+    "Head",
+    "Line",
+    "Listing",
+    "Note",
+    "Numbers",
+    "Picture",
+    "Section",
+    "Severity",
+    "Words",
+    "embedded",
+    "html",
+    "markdown",
+    "shown",
+]

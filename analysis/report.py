@@ -336,7 +336,7 @@ def _remove_pictures_of_earlier_reports(folder: Path, sections: list[Section]) -
     """A task that is no longer probed would else still have its figure."""
     shown = {block.path.stem for section in sections for block in section.blocks if isinstance(block, Picture)}
     for path in folder.iterdir():
-        if path.suffix in (".png", ".svg") and path.stem not in shown:
+        if path.suffix in (".png", ".svg", ".pdf") and path.stem not in shown:
             path.unlink()
 
 

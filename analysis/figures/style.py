@@ -7,11 +7,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure as Figure  # for the report, which imports no matplotlib
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -31,8 +33,9 @@ SETTINGS = {
     "legend.frameon": False,
     "figure.dpi": 120,
     "savefig.bbox": "tight",
-    "svg.fonttype": "none",
+    "svg.fonttype": "none",  # letters stay letters, that can be searched and edited
     "svg.hashsalt": "scaling",  # the same data give the same file
+    "pdf.fonttype": 42,  # TrueType, embedded: journals refuse Type 3
     "text.parse_math": False,  # a task may be called $x
 }
 
@@ -95,17 +98,42 @@ def plain_log(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
+UNDATED: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""By format: what would tell the day, left out."""
+WORDS = re.compile(r"""<a xlink:href=(["'])tip:(.*?)\1[^>]*>(.*?)</a>""", re.DOTALL)
+"""How Matplotlib writes a mark with an address: here the words of `hover`."""
+
+
+def hover(axes: Axes, x: Iterable[float], y: Iterable[float], words: Iterable[str]) -> None:
+    """What an SVG says when a pointer rests on these points, in data units; other formats show nothing of it."""
+    xs, ys = np.asarray(list(x), float), np.asarray(list(y), float)
+    there = np.isfinite(xs) & np.isfinite(ys)
+    there &= (xs > 0) | (axes.get_xscale() != "log")
+    there &= (ys > 0) | (axes.get_yscale() != "log")
+    for at_x, at_y, said in zip(xs[there], ys[there], np.array(list(words), object)[there], strict=True):
+        # one mark each: a collection of marks of one look keeps the address of the first alone
+        mark = axes.scatter([at_x], [at_y], s=60, color="black", alpha=0, lw=0.8, zorder=9)
+        mark.set_urls([f"tip:{said}"])
+
+
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """PNG and SVG, written beside and then renamed. `name` may be any text; the file's name is made safe."""
-    name, paths = file_name(name), []
-    for kind in ("png", "svg"):
-        path = folder / f"{name}.{kind}"
-        beside = folder / f".{name}.{kind}"
+    """Writes PNG, SVG and PDF, each beside and then renamed; returns the paths of the first two.
+
+    The same figure gives the same bytes. `name` may be any text; the file's name is made safe.
+    """
+    name = file_name(name)
+    marks = [mark for mark in figure.findobj(PathCollection) if str(mark.get_urls()[0]).startswith("tip:")]
+    for kind, metadata in UNDATED.items():
+        path, beside = folder / f"{name}.{kind}", folder / f".{name}.{kind}"
+        for mark in marks:
+            mark.set_visible(kind == "svg")
         with styled():  # some settings are read when the file is written
-            figure.savefig(beside, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+            figure.savefig(beside, format=kind, dpi=200, metadata=dict[str, Any](metadata))
+        if kind == "svg" and marks:
+            text = beside.read_text(encoding="utf-8")
+            beside.write_text(WORDS.sub(r'<g class="tip"><title>\2</title>\3</g>', text), encoding="utf-8")
         beside.replace(path)
-        paths.append(path)
-    return paths[0], paths[1]
+    return folder / f"{name}.png", folder / f"{name}.svg"
 
 
 def file_name(name: str) -> str:
