@@ -61,6 +61,7 @@ ROWS = {
         {"select", "compare", "isoflop"},
         {"frontier", "suggest"},
         {"features"},
+        {"floor"},
         {"benefit", "correlate"},
         {"figures"},
         {"blocks"},
