@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from analysis.features.feature import Feature, NoFeature, TaskData
 
 
 def compute(task: TaskData) -> float:
     if not task.images.size:
         raise NoFeature("no training images")
-    kept: list[int] = []
-    for channel in range(task.images.shape[1]):
-        if not any(np.array_equal(task.images[:, channel], task.images[:, other]) for other in kept):
-            kept.append(channel)
-    return float(len(kept))
+    return float(task.images.shape[1])
 
 
 CHANNELS = Feature(
     name="channels",
-    meaning="channels that differ in any training image: grey repeated over three channels counts as 1",
+    meaning="channels of an image; grey repeated over three counts as 1",
     unit="channels",
     low=1,
     high=float("inf"),

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+CHUNK = 256
+"""Images compared at once."""
+
 
 class NoFeature(ValueError):
     """The feature does not exist for this task; the message is the reason."""
@@ -19,7 +22,8 @@ class TaskData:
     """What features are computed from."""
 
     images: NDArray[np.uint8]
-    """(n, channels, height, width) of the training split."""
+    """(n, channels, height, width) of the training split. Grey repeated over channels is kept once, so that what a
+    task is given as makes no difference."""
     labels: NDArray[np.int64]
     """(n,), or (n, n_labels) of 0/1 for multi-label."""
     n_samples: int
@@ -31,6 +35,14 @@ class TaskData:
     pretraining: NDArray[np.uint8] | None = None
     """(m, channels, height, width), the pretraining images or a random sample of them; None where they are not known.
     Any size: it need not be the task's."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", _once(self.images))
+
+
+def _once(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    parts = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+    return images[:, :1] if all((part == part[:, :1]).all() for part in parts) else images
 
 
 def checksums(images: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ FEWEST = 40
 """Distinct images below which the standard error passes 22 %."""
 DISCARDED = 0.5
 """Share of the largest ratios that are left out, as in the paper: they are those that leave the model first."""
-CANDIDATES = 8
+CANDIDATES = 3
 """Neighbours by fast distances, of which the two nearest are found by exact ones."""
 
 
