@@ -1,4 +1,4 @@
-"""Mean error over tasks against model size, data size or compute: the points, a power law, its 95 % band."""
+"""Mean error over tasks against model size, data size or compute: the runs, a law through them, its 95 % band."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.style import REFERENCE, colours, markers, panels, plain_log, styled, ticks_at
+from analysis.figures.style import REFERENCE, colours, hover, markers, panels, plain_log, quantity, styled, ticks_at
 from analysis.fit import Fit, fit
-from analysis.laws import LAWS
-from analysis.uncertainty import parameter_intervals, prediction_band
+from analysis.laws.law import Law
+from analysis.laws.power import POWER
+from analysis.points import cell_means, points
+from analysis.uncertainty import Uncertainty, uncertainty
 
 AXIS_LABELS = {
     "n_params": "encoder parameters",
@@ -31,43 +33,57 @@ MOST_COLUMNS = 4
 """Panels side by side."""
 MARGIN = 1.12
 """Factor of free space above and below what was seen. Bands are cut there; that of three points would fill the page."""
-DASHES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
+BEYOND = 3.0
+"""Times the largest run fitted up to which a law is drawn, unless a held-out run lies farther."""
+DASHES = ("-", "-.", (0, (8, 1, 1, 1, 1, 1)), (0, (1, 1)))
+EXTRAPOLATED: dict[str, Any] = {"lw": 1, "ls": (0, (3, 2))}
 RANDOM: dict[str, Any] = {"lw": 1, "ls": (0, (4, 2))}
 PIXELS: dict[str, Any] = {"lw": 1, "ls": (0, (8, 2, 1, 2))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """The runs of one series along one axis, with the law through them."""
+    """The runs of one series along one axis, with the law through those that are not held out."""
 
     axis: str
     fixed: dict[str, str]
     fixed_size: float
     """The fixed number of images, or of parameters along data size."""
     runs: pd.DataFrame
-    """Columns x, error, error_se, seed, run; finite and positive x only."""
+    """Columns x, error, error_se, seed, run, held_out; finite and positive x only."""
     fit: Fit
+    """Of one point a size: the geometric mean of its seeds."""
+    uncertainty: Uncertainty
 
     @property
     def name(self) -> str:
         return _words(self.fixed)
 
 
-def curves(means: pd.DataFrame, axis: str) -> list[Curve]:
+def curves(means: pd.DataFrame, axis: str, *, law: Law = POWER) -> list[Curve]:
     """Every series with at least two sizes; `means` as `observations.mean_over_tasks` or one task's rows.
 
-    Runs without a positive `axis` cannot be placed on it; `unplaced` counts them.
+    Runs with a true `held_out` (a column that may be absent) are shown and not fitted. Runs without a positive `axis`
+    cannot be placed on it; `unplaced` counts them.
     """
     found = []
     for key, series in means[_placed(means, axis)].groupby(FIXED[axis], sort=True):
         if series[axis].nunique() < 2:
             continue
         fixed = {name: _text(value) for name, value in zip(FIXED[axis], key, strict=True)}
-        runs = series.assign(x=series[axis])[["x", "error", "error_se", "seed", "run"]]
-        law = fit(LAWS["power"], runs["x"].to_numpy(float), runs["error"].to_numpy(float))
+        held_out = series["held_out"].astype(bool) if "held_out" in series else False
+        runs = series.assign(x=series[axis], held_out=held_out)[["x", "error", "error_se", "seed", "run", "held_out"]]
         size = float(series["n_params" if axis == "n_images" else "n_images"].iloc[0])
-        found.append(Curve(axis=axis, fixed=fixed, fixed_size=size, runs=runs, fit=law))
+        law_of = _fitted(runs[~runs["held_out"]], law)
+        found.append(
+            Curve(axis=axis, fixed=fixed, fixed_size=size, runs=runs, fit=law_of, uncertainty=uncertainty(law_of))
+        )
     return sorted(found, key=lambda curve: curve.fixed_size)
+
+
+def _fitted(runs: pd.DataFrame, law: Law) -> Fit:
+    given = points(runs["x"].to_numpy(float), runs["error"].to_numpy(float))
+    return fit(law, cell_means(given) if (given.y > 0).all() else given)
 
 
 def unplaced(means: pd.DataFrame, axis: str) -> int:
@@ -90,19 +106,20 @@ def table(found: list[Curve]) -> pd.DataFrame:
     """One row per curve: the exponent with its interval, or why there is none."""
     rows = []
     for curve in found:
-        interval = parameter_intervals(curve.fit).get("b")
+        interval = curve.uncertainty.parameters().get("b")
         rows.append(
             {
                 **curve.fixed,
                 **({"n_images": curve.fixed_size} if "n_images" in curve.fixed else {}),
                 "n_sizes": curve.runs["x"].nunique(),
                 "n_runs": len(curve.runs),
+                "n_held_out": int(curve.runs["held_out"].sum()),
                 "smallest": curve.runs["x"].min(),
                 "largest": curve.runs["x"].max(),
                 "exponent": interval.value if interval else np.nan,
                 "exponent_low": interval.low if interval else np.nan,
                 "exponent_high": interval.high if interval else np.nan,
-                "status": str(curve.fit.status),
+                "status": curve.fit.reason or str(curve.fit.status),
                 "runs": " ".join(sorted(curve.runs["run"])),
             }
         )
@@ -119,8 +136,11 @@ class References:
     """NaN when it was not run."""
 
 
-def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: str) -> Figure:
-    """One panel per value of `panel_by`; colour is the algorithm, marker and dash the mixture (or data size)."""
+def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: str, beyond: float = BEYOND) -> Figure:
+    """One panel per value of `panel_by`; colour is the algorithm, marker and dash the mixture (or data size).
+
+    A law is drawn up to `beyond` times its largest run, dashed where no run supports it. Held-out runs are hollow.
+    """
     with styled():
         groups = list(dict.fromkeys(curve.fixed[panel_by] for curve in found))
         rows = -(-len(groups) // MOST_COLUMNS)
@@ -138,12 +158,14 @@ def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: s
             axes.set_yscale("log")
             for curve in mine:
                 other = _other(curve, panel_by)
-                _draw_curve(axes, curve, colour[curve.fixed["algorithm"]], marker[other], others.index(other))
+                look = (colour[curve.fixed["algorithm"]], marker[other])
+                _draw_law(axes, curve, look[0], DASHES[others.index(other) % len(DASHES)], beyond)
+                _draw_runs(axes, curve, *look)
             drawn |= _draw_references(axes, mine[0].axis, references, groups[i], panel_by)
             axes.set_title(_title(panel_by, groups[i]) + _not_drawn(mine))
             axes.set_xlabel(AXIS_LABELS[mine[0].axis])
             ticks_at(axes.xaxis, [x for curve in mine for x in curve.runs["x"]])
-        limits = _limits(found, references)
+        limits = _limits(found, references, beyond)
         for row in grid:
             row[0].set_ylabel(ylabel)
             if limits is not None:
@@ -153,13 +175,19 @@ def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: s
     return figure
 
 
-def _limits(found: list[Curve], references: References) -> tuple[float, float] | None:
-    """Ends of the error axis, from runs with their bars and from references; None when all runs are without error."""
+def _reach(curve: Curve, beyond: float) -> float:
+    """The largest x that a law is drawn at."""
+    return max(float(curve.runs["x"].max()), beyond * float(curve.runs.loc[~curve.runs["held_out"], "x"].max()))
+
+
+def _limits(found: list[Curve], references: References, beyond: float) -> tuple[float, float] | None:
+    """Ends of the error axis, from runs with their bars, laws and references; None when all runs are without error."""
     runs = pd.concat([curve.runs for curve in found])
     runs = runs[runs["error"] > 0]
     bars = runs["error_se"].fillna(0)
     seen = np.concatenate([runs["error"] - np.minimum(bars, runs["error"] / 2), runs["error"] + bars])
-    extra = np.array([references.pixels, *references.random["error"]], dtype=float)
+    ends = [float(c.fit.predict(np.array([[_reach(c, beyond)]]))[0]) for c in found if c.fit.status.usable]
+    extra = np.array([references.pixels, *references.random["error"], *ends], dtype=float)
     seen = np.concatenate([seen, extra[np.isfinite(extra) & (extra > 0)]]) if len(seen) else seen
     return (float(seen.min() / MARGIN), float(seen.max() * MARGIN)) if len(seen) else None
 
@@ -179,32 +207,46 @@ def _not_drawn(mine: list[Curve]) -> str:
     return f"\n({n} of {sum(len(curve.runs) for curve in mine)} runs without error: not drawn)" if n else ""
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, dash: int) -> None:
-    runs = curve.runs[curve.runs["error"] > 0].sort_values("x")
-    if runs.empty:
-        return
-    axes.errorbar(
-        runs["x"],
-        runs["error"],
-        # a bar that would reach zero has no place on a logarithmic axis; it ends at a tenth of the error
-        yerr=[np.minimum(runs["error_se"], 0.9 * runs["error"]), runs["error_se"]],
-        fmt=marker,
-        ms=4,
-        lw=0,
-        elinewidth=0.8,
-        color=colour,
-        alpha=0.85,
-    )
+def _draw_runs(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
+    for held_out, runs in curve.runs[curve.runs["error"] > 0].groupby("held_out"):
+        axes.errorbar(
+            runs["x"],
+            runs["error"],
+            # a bar that would reach zero has no place on a logarithmic axis; it ends at a tenth of the error
+            yerr=[np.minimum(runs["error_se"], 0.9 * runs["error"]), runs["error_se"]],
+            fmt=marker,
+            ms=4,
+            lw=0,
+            elinewidth=0.8,
+            color=colour,
+            alpha=0.85,
+            mfc="white" if held_out else None,
+        )
+        words = [
+            f"{curve.name}\n{quantity(run['x'])} {AXIS_LABELS[curve.axis]}, seed {run['seed']}\n"
+            f"error {run['error']:.4g} +- {run['error_se']:.2g}\nrun {run['run']}{', held out' if held_out else ''}"
+            for run in runs.to_dict("records")
+        ]
+        hover(axes, runs["x"], runs["error"], words)
+
+
+def _draw_law(axes: Axes, curve: Curve, colour: str, dash: Any, beyond: float) -> None:
+    fitted = curve.runs[~curve.runs["held_out"]]
     if not curve.fit.status.usable:
-        means = curve.runs.groupby("x")["error"].mean()
-        means = means[means > 0]
+        means = fitted[fitted["error"] > 0].groupby("x")["error"].mean()
         axes.plot(means.index, means, color=colour, lw=0.8, ls=":")
         return
-    x = np.geomspace(runs["x"].min(), runs["x"].max(), 60)
-    axes.plot(x, curve.fit.predict(x), color=colour, lw=1.4, ls=DASHES[dash % len(DASHES)])
-    low, high = prediction_band(curve.fit, x)
-    if np.isfinite(low).all():
-        axes.fill_between(x, low, np.minimum(high, 1e3), color=colour, alpha=0.13, lw=0)
+    first, last, end = fitted["x"].min(), fitted["x"].max(), _reach(curve, beyond)
+    for x, line, shade in (
+        (np.geomspace(first, last, 60), {"lw": 1.4, "ls": dash}, 0.13),
+        (np.geomspace(last, end, 30), EXTRAPOLATED, 0.06),
+    ):
+        if x[0] == x[-1]:
+            continue
+        band = curve.uncertainty.curve(x)
+        axes.plot(x, band.value, color=colour, **line)
+        if np.isfinite(band.low).all():
+            axes.fill_between(x, band.low, np.minimum(band.high, 1e3), color=colour, alpha=shade, lw=0)
 
 
 def _draw_references(axes: Axes, axis: str, references: References, group: str, panel_by: str) -> set[str]:
@@ -239,6 +281,10 @@ def _legend(
             Line2D([], [], color="black", marker=m, ls=DASHES[i % len(DASHES)], lw=1, ms=4, label=name)
             for i, (name, m) in enumerate(marker.items())
         ]
+    if any(curve.fit.status.usable for curve in found):
+        handles.append(Line2D([], [], color="black", label="beyond the runs fitted", **EXTRAPOLATED))
+    if any(curve.runs["held_out"].any() for curve in found):
+        handles.append(Line2D([], [], color="black", marker="o", ms=4, mfc="white", lw=0, label="held out: not fitted"))
     if any(not curve.fit.status.usable for curve in found):
         handles.append(Line2D([], [], color="black", ls=":", lw=0.8, label="no law: means joined"))
     if "random" in drawn:

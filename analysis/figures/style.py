@@ -83,13 +83,35 @@ def ticks_at(axis: Axis, values: Iterable[float], *, at_most: int = 5) -> None:
     axis.set_major_formatter(FuncFormatter(quantity))
 
 
-def plain_log(axis: Axis) -> None:
+def few_decades(axis: Axis, *, at_most: int = 6) -> None:
+    """Powers of ten, or of 100, ... on an axis that spans many; plain steps where it spans few."""
+    low, high = axis.get_view_interval()
+    first, last = int(np.ceil(np.log10(low))), int(np.floor(np.log10(high)))
+    if last - first < 1:
+        plain_log(axis, at_most=at_most - 2)
+        axis.set_major_formatter(FuncFormatter(quantity))
+        return
+    step = -(-(last - first + 1) // at_most)
+    axis.set_major_locator(FixedLocator([10.0**decade for decade in range(first, last + 1, step)]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(
+        FuncFormatter(quantity if last <= 12 else lambda value, _: f"{value:.0e}".replace("e+", "e"))
+    )
+
+
+def shortened(text: str, most: int = 36) -> str:
+    """For a label: one line of at most so many characters, its middle left out."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most // 2]}…{line[-(most - most // 2 - 1) :]}"
+
+
+def plain_log(axis: Axis, *, at_most: int = 7) -> None:
     """Readable numbers on an error axis, few enough to be told apart."""
     low, high = axis.get_view_interval()
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
-        if len(ticks) <= 7:
+        if len(ticks) <= at_most:
             break
     if len(ticks) < 2:  # less than one step of the finest ladder
         ticks = [float(f"{tick:.2g}") for tick in np.geomspace(low, high, 5)[1:-1]]
@@ -98,6 +120,8 @@ def plain_log(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
+TIP = "tip:"
+"""Begins the address of a mark whose words are no address."""
 UNDATED: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """By format: what would tell the day, left out."""
 WORDS = re.compile(r"""<a xlink:href=(["'])tip:(.*?)\1[^>]*>(.*?)</a>""", re.DOTALL)
@@ -110,10 +134,9 @@ def hover(axes: Axes, x: Iterable[float], y: Iterable[float], words: Iterable[st
     there = np.isfinite(xs) & np.isfinite(ys)
     there &= (xs > 0) | (axes.get_xscale() != "log")
     there &= (ys > 0) | (axes.get_yscale() != "log")
-    for at_x, at_y, said in zip(xs[there], ys[there], np.array(list(words), object)[there], strict=True):
-        # one mark each: a collection of marks of one look keeps the address of the first alone
-        mark = axes.scatter([at_x], [at_y], s=60, color="black", alpha=0, lw=0.8, zorder=9)
-        mark.set_urls([f"tip:{said}"])
+    if there.any():
+        mark = axes.scatter(xs[there], ys[there], s=50, marker="s", alpha=0, lw=0, zorder=9)
+        mark.set_urls([f"{TIP}{said}" for said, is_there in zip(words, there, strict=True) if is_there])
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
@@ -122,7 +145,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     The same figure gives the same bytes. `name` may be any text; the file's name is made safe.
     """
     name = file_name(name)
-    marks = [mark for mark in figure.findobj(PathCollection) if str(mark.get_urls()[0]).startswith("tip:")]
+    marks = [mark for mark in figure.findobj(PathCollection) if str(mark.get_urls()[0]).startswith(TIP)]
     for kind, metadata in UNDATED.items():
         path, beside = folder / f"{name}.{kind}", folder / f".{name}.{kind}"
         for mark in marks:
@@ -131,7 +154,9 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
             figure.savefig(beside, format=kind, dpi=200, metadata=dict[str, Any](metadata))
         if kind == "svg" and marks:
             text = beside.read_text(encoding="utf-8")
-            beside.write_text(WORDS.sub(r'<g class="tip"><title>\2</title>\3</g>', text), encoding="utf-8")
+            beside.write_text(
+                WORDS.sub(r'<g class="tip" pointer-events="all"><title>\2</title>\3</g>', text), encoding="utf-8"
+            )
         beside.replace(path)
     return folder / f"{name}.png", folder / f"{name}.svg"
 
