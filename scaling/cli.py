@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from analysis.cli import add_verbs
 from scaling import looking, verbs
 
 DONE, BAD_INPUT, SOME_FAILED, OVER_BUDGET, INTERRUPTED = 0, 2, 3, 4, 130
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _of_a_yaml(verb)
     _of_a_sweep(verb)
     _of_a_root(verb)
+    add_verbs(verb)
     catalog = verb("catalog", verbs.catalog, "what a YAML can name")
     catalog.add_argument("table", nargs="?", choices=("models", "algorithms", "sources", "probes"))
     return parser

@@ -1,0 +1,99 @@
+"""A document as text for a terminal: the same numbers, fewer digits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Document = dict[str, Any]
+MOST_PREDICTIONS = 20
+"""Rows shown of a list of predictions; the JSON has all."""
+NOTHING = "-"
+
+
+def text_of(document: Document) -> str:
+    """Of `fit`; ends without a line break."""
+    rows = document["rows"]
+    lines = [f"{document['table']}: {_counts(rows)}"]
+    lines += [f"  {_exclusion(one)}" for one in rows["exclusions"]]
+    lines += [f"note: {note}" for note in document["notes"]]
+    for group in document["groups"]:
+        lines += ["", *_group(group)]
+    return "\n".join(lines)
+
+
+def _counts(rows: Document) -> str:
+    return f"{rows['total']} rows: {rows['used']} fitted, {rows['held_out']} held out, {rows['excluded']} excluded"
+
+
+def _exclusion(one: Document) -> str:
+    what = one.get("column", one.get("expression"))
+    numbers = ", ".join(map(str, one["row_numbers"]))
+    return f"excluded, {one['reason']} ({what}): {one['rows']} (row {numbers}{', ...' * (one['rows'] > 20)})"
+
+
+def _group(group: Document) -> list[str]:
+    key = ", ".join(f"{name} {show(value)}" for name, value in group["group"].items())
+    said = group["status"] + (f": {group['reason']}" if group["reason"] else "")
+    lines = [f"{key}: {_counts(group['rows'])}"] if key else []
+    lines += [f"{group['law']}: {group['formula']}", f"status: {said}"]
+    lines += [f"warning: {warning}" for warning in group["warnings"]]
+    value = group["objective"]
+    if value["sum"] is not None:
+        lines.append(f"objective: {value['name']}, sum {show(value['sum'], 8)}, mean {show(value['mean'])}")
+        lines.append(f"intervals: {group['intervals']['method']} ({group['intervals']['why']})")
+        found = {**group["parameters"], **group["derived"]}
+        ends = f"{100 * group['intervals']['level']:g} % from"
+        lines += table(
+            ("", "value", "se", ends, "to", ""),
+            [
+                (name, *(show(one[key]) for key in ("value", "se", "low", "high")), one["meaning"])
+                for name, one in found.items()
+            ],
+        )
+    lines += _scores(group) + _predictions("held out", group["held_out"]["predictions"])
+    return lines + _predictions("predicted", group.get("predictions", []))
+
+
+def _scores(group: Document) -> list[str]:
+    return [
+        f"{name}: {one['n']} rows, RMSLE {show(one['rmsle'])}, relative error mean {show(one['mean_relative_error'])}, "
+        f"median {show(one['median_relative_error'])}"
+        for name, one in (("fitted", group["fitted"]), ("held out", group["held_out"]))
+        if one["rmsle"] is not None
+    ]
+
+
+def _predictions(title: str, found: list[Document]) -> list[str]:
+    if not found:
+        return []
+    names = list(found[0]["inputs"])
+    rows = [
+        (
+            str(one["row"]),
+            *(show(one["inputs"][name]) for name in names),
+            *(show(one[key]) for key in ("observed", "value", "low", "high")),
+            *(show(one["new_run"][key]) for key in ("low", "high")),
+            one["reason"] or ("" if one["status"] == "predicted" else one["status"]),
+        )
+        for one in found[:MOST_PREDICTIONS]
+    ]
+    header = ("row", *names, "observed", title, "from", "to", "a new run from", "to", "")
+    more = [f"... and {len(found) - len(rows)} more: --json has them"] if len(found) > len(rows) else []
+    return table(header, rows) + more
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns to the right but for the last, which may be long."""
+    every = [tuple(header), *(tuple(row) for row in rows)]
+    widths = [max(len(row[i]) for row in every) for i in range(len(header) - 1)]
+    return [
+        "  " + "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in every
+    ]
+
+
+def show(value: Any, digits: int = 5) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
