@@ -17,6 +17,8 @@ FEWEST = 40
 """Distinct images below which the standard error passes 22 %."""
 DISCARDED = 0.5
 """Share of the largest ratios that are left out, as in the paper: they are those that leave the model first."""
+ROUNDING = 1e-9
+"""Below it the logarithm of a ratio of distances is that of 1."""
 CANDIDATES = 3
 """Neighbours by fast distances, of which the two nearest are found by exact ones."""
 
@@ -33,7 +35,7 @@ def compute(task: TaskData) -> float:
 
 
 def dimension(points: NDArray[np.float64]) -> float:
-    """TwoNN of (n, d) distinct points. Raises NoFeature where the two nearest neighbours are always equally far.
+    """TwoNN of (n, d) distinct points. Raises NoFeature where the two nearest neighbours of most are equally far.
 
     ln(r2 / r1) is exponential with the dimension as its rate. Of n such numbers the smallest k are kept and the rest
     are known to be larger: (k - 1) / (sum of the smallest + (n - k) x the k-th) is then unbiased (Epstein and Sobel
@@ -43,8 +45,8 @@ def dimension(points: NDArray[np.float64]) -> float:
     logs = np.sort(np.log(nearest[:, 1] / nearest[:, 0]))
     n, kept = len(logs), int(len(logs) * (1 - DISCARDED))
     total = logs[:kept].sum() + (n - kept) * logs[kept - 1]
-    if total <= 0:
-        raise NoFeature("no image has a second neighbour that lies further than its first")
+    if logs[kept - 1] < ROUNDING:
+        raise NoFeature("no second neighbour lies further than the first, for half of the images: as on a lattice")
     return float((kept - 1) / total)
 
 

@@ -16,19 +16,20 @@ def cells(images: NDArray[np.uint8], side: int, *, power: int = 1) -> NDArray[np
 
     An image of no more pixels a side keeps its own.
     """
-    rows, columns = (_edges(size, side) for size in images.shape[2:])
-    area = np.diff([*rows, images.shape[2]])[:, None] * np.diff([*columns, images.shape[3]])
+    rows, columns = (_averaging(size, side) for size in images.shape[2:])
     grid = np.empty((*images.shape[:2], len(rows), len(columns)))
     for start in range(0, len(images), CHUNK):
-        part = (images[start : start + CHUNK] / 255) ** power
-        grid[start : start + CHUNK] = np.add.reduceat(np.add.reduceat(part, rows, axis=2), columns, axis=3) / area
+        part = images[start : start + CHUNK] / 255
+        grid[start : start + CHUNK] = rows @ (part if power == 1 else part**power) @ columns.T
     return grid
 
 
-def _edges(size: int, side: int) -> NDArray[np.int64]:
-    """Where the cells begin: of sizes that differ by a pixel at most."""
+def _averaging(size: int, side: int) -> NDArray[np.float64]:
+    """(cells, size) weights of the pixels in each cell; cells differ by a pixel at most."""
     n = min(size, side)
-    return np.arange(n) * size // n
+    cell = np.searchsorted(np.arange(n) * size // n, np.arange(size), side="right") - 1
+    member = cell == np.arange(n)[:, None]
+    return member / member.sum(axis=1, keepdims=True)
 
 
 def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
