@@ -426,7 +426,7 @@ def test_on_real_images_the_features_see_what_is_known_of_them(shared: Path) -> 
     distance = FEATURES["pretraining_distance"].compute
     assert distance(dataclasses.replace(like, images=pneumonia.images[~half])) < 0.01
     assert distance(unlike) > 0.2
-    # A third of the ultrasound images are near copies of another: with a tenth of the ratios left out they say 1.8.
+    # A quarter of the ultrasound images are near copies of another: with a tenth of the ratios left out they say 1.8.
     assert FEATURES["intrinsic_dimension"].compute(breast) > 8
     # The packs' own account of a simple read-out: pneumonia is easier than breast, neither is solved.
     areas = [FEATURES["baseline_auc"].compute(task) for task in (breast, pneumonia)]
