@@ -16,7 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure as Figure  # for the report, which imports no matplotlib
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 # Okabe and Ito 2008; black is kept for references.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -83,6 +83,10 @@ def ticks_at(axis: Axis, values: Iterable[float], *, at_most: int = 5) -> None:
     axis.set_major_formatter(FuncFormatter(quantity))
 
 
+FINE = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.25, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)
+"""Ticks of a decade where an axis spans a small part of one."""
+
+
 def few_decades(axis: Axis, *, at_most: int = 6) -> None:
     """Powers of ten, or of 100, ... on an axis that spans many; plain steps where it spans few."""
     low, high = axis.get_view_interval()
@@ -94,9 +98,12 @@ def few_decades(axis: Axis, *, at_most: int = 6) -> None:
     step = -(-(last - first + 1) // at_most)
     axis.set_major_locator(FixedLocator([10.0**decade for decade in range(first, last + 1, step)]))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(
-        FuncFormatter(quantity if last <= 12 else lambda value, _: f"{value:.0e}".replace("e+", "e"))
-    )
+    axis.set_major_formatter(FuncFormatter(quantity if last <= 12 else power))
+
+
+def power(value: float, _: object = None) -> str:
+    """Two digits and a power of ten: 1e18, 5.6e18."""
+    return f"{value:.1e}".replace(".0e", "e").replace("e+", "e")
 
 
 def shortened(text: str, most: int = 36) -> str:
@@ -109,15 +116,15 @@ def plain_log(axis: Axis, *, at_most: int = 7) -> None:
     """Readable numbers on an error axis, few enough to be told apart."""
     low, high = axis.get_view_interval()
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
+    for steps in (FINE, (1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
         if len(ticks) <= at_most:
             break
     if len(ticks) < 2:  # less than one step of the finest ladder
-        ticks = [float(f"{tick:.2g}") for tick in np.geomspace(low, high, 5)[1:-1]]
+        ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 
 
 TIP = "tip:"
