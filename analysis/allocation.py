@@ -16,6 +16,8 @@ from analysis.uncertainty import Estimate
 
 FAR = 10.0
 """Times the costliest run from which an answer is said to lean on the form alone."""
+VAGUE = 30.0
+"""High over low end of an interval of model sizes from which it is said to be no answer to plan with."""
 
 
 class Answer(StrEnum):
@@ -120,11 +122,15 @@ def natural(log: Estimate) -> Estimate:
     return Estimate(value=value, se=value * log.se, low=low, high=high)
 
 
-def notes(runs: Runs, budget: float, n_params: float, n_images: float) -> tuple[str, ...]:
+def notes(runs: Runs, budget: float, n_params: Estimate, n_images: Estimate) -> tuple[str, ...]:
+    """Why to doubt an optimum."""
     found = []
+    if (width := n_params.high / max(n_params.low, np.finfo(float).tiny)) > VAGUE:
+        found.append(f"the data place the model size only within a factor of {width:.2g}")
     if (times := budget / runs.flops.max()) > FAR:
         found.append(f"{times:.3g} times the FLOPs of the costliest run: the answer leans on its form alone")
-    for name, value, seen in (("model", n_params, runs.n_params), ("data", n_images, runs.n_images)):
+    for name, size, seen in (("model", n_params, runs.n_params), ("data", n_images, runs.n_images)):
+        value = size.value
         if value > seen.max():
             found.append(f"{value / seen.max():.3g} times the largest {name} size in the runs")
         if value < seen.min():
@@ -161,7 +167,7 @@ class Line:
                     n_images=n_images,
                     y=None,
                     beyond=float(budget / runs.flops.max()),
-                    notes=notes(runs, budget, n_params.value, n_images.value),
+                    notes=notes(runs, budget, n_params, n_images),
                 )
             )
         return replace(

@@ -62,15 +62,8 @@ def frontier(
     for none; without them they are found. weights, clusters: of the law's fit. law: chinchilla or chinchilla_tied.
     Raises ValueError for another law, for lengths that differ and for budgets that are no positive numbers.
     """
-    if law not in (CHINCHILLA, CHINCHILLA_TIED):
-        raise ValueError(f"law: {law.name!r} has no frontier in closed form; allowed: chinchilla, chinchilla_tied")
     columns: dict[str, Any] = {"n_params": n_params, "n_images": n_images, "y": y, "flops": flops, "weights": weights}
-    columns |= {"clusters": clusters, "groups": groups}
-    lengths = {name: len(column) for name, column in columns.items() if column is not None}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"columns of different lengths: {lengths}")
-    if bad := [budget for budget in budgets if not (np.isfinite(budget) and budget > 0)]:
-        raise ValueError(f"budgets: {bad[0]!r} is no positive number of FLOPs")
+    _refuse_misuse(law, columns | {"clusters": clusters, "groups": groups}, budgets)
     given = [np.asarray(column, np.float64) for column in (n_params, n_images, y, flops) if column is not None]
     if any(not (np.isfinite(column) & (column > 0)).all() for column in given) or not len(given[0]):
         return _nothing(law)
@@ -101,6 +94,16 @@ def frontier(
         largest=float(spent.max()),
         warnings=_warnings(cost),
     )
+
+
+def _refuse_misuse(law: Law, columns: dict[str, Any], budgets: Sequence[float]) -> None:
+    if law not in (CHINCHILLA, CHINCHILLA_TIED):
+        raise ValueError(f"law: {law.name!r} has no frontier in closed form; allowed: chinchilla, chinchilla_tied")
+    lengths = {name: len(column) for name, column in columns.items() if column is not None}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns of different lengths: {lengths}")
+    if bad := [budget for budget in budgets if not (np.isfinite(budget) and budget > 0)]:
+        raise ValueError(f"budgets: {bad[0]!r} is no positive number of FLOPs")
 
 
 def _nothing(law: Law) -> Frontier:
@@ -272,7 +275,7 @@ def _by_law(
                 n_images=n_images,
                 y=y,
                 beyond=float(budget / runs.flops.max()),
-                notes=notes(runs, budget, n_params.value, n_images.value),
+                notes=notes(runs, budget, n_params, n_images),
             )
         )
     at_one = log_optimum(_free(law, found.theta[None]), log_flops=0.0, cost=runs.cost)
@@ -312,7 +315,7 @@ def _no_optimum(found: Fit) -> tuple[Answer, str]:
 
 def exponents(thetas: Matrix, cost: Flops) -> tuple[Vector, Vector]:
     """a and b of thetas (B, 5): N_opt ~ C^a, D_opt ~ C^b."""
-    alpha, beta = thetas[:, 3], thetas[:, 4]
+    alpha, beta = np.maximum(thetas[:, 3:], BOUND).T
     a = beta / (alpha + cost.power * beta)
     return a, 1 - cost.power * a
 
@@ -323,7 +326,8 @@ def log_optimum(thetas: Matrix, *, log_flops: float, cost: Flops) -> tuple[Vecto
     Where alpha A N^-alpha = power beta B D^-beta, D = C / (k N^power); with power 1 it is N = G (C/k)^a of Hoffmann et
     al. 2022, equation 4.
     """
-    ln_a, ln_b, ln_e, alpha, beta = thetas.T
+    ln_a, ln_b, ln_e = thetas[:, :3].T
+    alpha, beta = np.maximum(thetas[:, 3:], BOUND).T  # at its bound of 0 the optimum is at infinity
     marginal = np.log(alpha) + ln_a - np.log(cost.power * beta) - ln_b
     ln_n = (marginal + beta * (log_flops - np.log(cost.k))) / (alpha + cost.power * beta)
     ln_d = cost.log_n_images(log_flops, ln_n)
