@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def add_verbs(verb: Add) -> None:
     """`verb(name, what it does, about)` makes a parser."""
     _add_fit(verb("fit", fit, "fit a law to any CSV or Parquet table"))
+    _add_frontier(verb("frontier", frontier, "compute-optimal model and data sizes of any table of runs"))
+    _add_correlate(verb("correlate", correlate, "what goes with the benefit: a table of benefits, one of features"))
 
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
@@ -85,25 +87,107 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predict", type=Path, metavar="TABLE2", help="a table of rows to predict")
 
 
+def _add_frontier(parser: argparse.ArgumentParser) -> None:
+    _add_table(parser)
+    parser.add_argument("--law", default="chinchilla", help="of approach 3: chinchilla (default) or chinchilla_tied")
+    parser.add_argument("--budget", type=_floats, default=(), metavar="FLOPS,...", help="such as 1e21,1e22")
+    parser.add_argument("--gpu-hours", type=_floats, default=(), metavar="H,...", help="budgets in GPU-hours")
+    parser.add_argument("--flops-per-gpu-hour", type=float, metavar="F", help="else from the map's gpu_hours column")
+    parser.add_argument("--approach", type=_integers, default=(1, 2, 3), metavar="1,2,3", help="which (default: all)")
+    parser.add_argument(
+        "--flops-per", type=float, metavar="K", help="FLOPs = K N D (default: measured where FLOPs are mapped, else 6)"
+    )
+    parser.add_argument("--isoflop", default="", metavar="COL", help="budget of each run (default: found by FLOPs)")
+
+
+def _add_correlate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--benefits", type=Path, required=True, metavar="FILE", help="a row per task and series")
+    parser.add_argument("--features", type=Path, required=True, metavar="FILE", help="a row per task")
+    parser.add_argument("--key", default="", metavar="COL", help="the task's column, or COL=COL where names differ")
+    parser.add_argument("--benefit", default="", metavar="COL", help="of the benefits (default: the column of numbers)")
+    parser.add_argument("--se", default="", metavar="COL", help="the benefit's standard error (default: BENEFIT_se)")
+    parser.add_argument(
+        "--by", action="append", default=[], metavar="COL,...", help="what tells series apart (default: algorithm)"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="COL,...", help='features to take; "log10 COL" is a logarithm'
+    )
+    parser.add_argument("--control", default="", metavar="COL", help="feature held equal in partial correlations")
+    parser.add_argument("--seed", type=int, default=0, help="of permutations (default: 0)")
+    parser.add_argument("--json", action="store_true", help="the same as one JSON document")
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(",") if part.strip())
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part.strip())
+
+
 def fit(options: argparse.Namespace) -> int:
     def document() -> Document:
         from analysis.fitting import Ask, fit_document
 
-        return fit_document(
-            Ask(
-                question=_question(options, x=options.x, train=options.train),
-                law=options.law,
-                objective=options.objective,
-                huber_delta=options.huber_delta,
-                intervals=options.intervals,
-                resamples=options.bootstrap,
-                seed=options.seed,
-                level=options.level,
-                predict=options.predict,
-            )
-        )
+        question = _question(options, x=options.x, train=options.train)
+        return fit_document(Ask(question=question, law=options.law, how=_how(options), predict=options.predict))
 
     return _answer(document, options)
+
+
+def frontier(options: argparse.Namespace) -> int:
+    def document() -> Document:
+        from analysis.allocating import Budgets, FrontierAsk, frontier_document
+
+        spend = Budgets(
+            flops=options.budget, gpu_hours=options.gpu_hours, flops_per_gpu_hour=options.flops_per_gpu_hour
+        )
+        more = {} if options.flops_per is None else {"flops_per": options.flops_per}
+        ask = FrontierAsk(
+            question=_question(options, **more),
+            how=_how(options),
+            budgets=spend,
+            law=options.law,
+            approaches=options.approach,
+            isoflop=options.isoflop,
+            flops_per=options.flops_per,
+        )
+        return frontier_document(ask)
+
+    return _answer(document, options)
+
+
+def correlate(options: argparse.Namespace) -> int:
+    def document() -> Document:
+        from analysis.relating import CorrelateAsk, correlate_document
+
+        ask = CorrelateAsk(
+            benefits=options.benefits,
+            features=options.features,
+            key=options.key,
+            benefit=options.benefit,
+            se=options.se,
+            by=_columns(options.by),
+            only=_columns(options.only),
+            control=options.control,
+            seed=options.seed,
+        )
+        return correlate_document(ask)
+
+    return _answer(document, options)
+
+
+def _how(options: argparse.Namespace) -> Any:
+    from analysis.how import How
+
+    return How(
+        objective=options.objective,
+        huber_delta=options.huber_delta,
+        intervals=options.intervals,
+        resamples=options.bootstrap,
+        seed=options.seed,
+        level=options.level,
+    )
 
 
 def _question(options: argparse.Namespace, **more: Any) -> Any:

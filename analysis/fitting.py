@@ -6,16 +6,16 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import cast, get_args
+from typing import cast
 
 import numpy as np
 
 from analysis import documents
 from analysis.documents import Document
 from analysis.fit import Fit, fit
+from analysis.how import How
 from analysis.laws import ALIASES, LAWS
 from analysis.laws.law import Law
-from analysis.objective import OBJECTIVES, Objective
 from analysis.points import Points
 from analysis.problems import InputError, unknown
 from analysis.sheet import Group, Sheet, groups, sheet
@@ -24,7 +24,6 @@ from analysis.uncertainty import Method, Uncertainty, uncertainty
 from analysis.wanted import Wanted, held_out, key_of, read_wanted, unmatched
 
 AUTO = "auto"
-METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +33,7 @@ class Ask:
     question: Question
     law: str
     """A name or alias of `LAWS`, or auto."""
-    objective: str = "log_huber"
-    huber_delta: float | None = None
-    """In the objective's unit; None: the objective's own."""
-    intervals: str = "auto"
-    resamples: int = 1000
-    seed: int = 0
-    level: float = 0.95
+    how: How
     predict: Path | None = None
     """A table with the same columns, or with our names, whose rows are to be predicted."""
 
@@ -48,7 +41,9 @@ class Ask:
 def fit_document(ask: Ask) -> Document:
     """Raises InputError with everything that is wrong with the question; what the data cannot answer is a status."""
     started = perf_counter()
-    objective, problems = _checked(ask)
+    problems = list(ask.how.problems)
+    if ask.law != AUTO and ask.law not in LAWS and ask.law not in ALIASES:
+        problems.append(f"--law: {unknown('law', ask.law, (*LAWS, *ALIASES, AUTO))}")
     try:
         table = open_table(ask.question, inputs=[name for law in LAWS.values() for name in law.inputs])
     except InputError as error:
@@ -56,18 +51,18 @@ def fit_document(ask: Ask) -> Document:
     if problems:
         raise InputError(problems)
     law = LAWS[ALIASES.get(ask.law, ask.law)]
-    numbers = sheet(table, law.inputs, relative=objective.logs, law=law.name, may_be_zero=law.may_be_zero)
+    numbers = sheet(table, law.inputs, relative=ask.how.relative, law=law.name, may_be_zero=law.may_be_zero)
     found = groups(table, numbers)
     wanted = read_wanted(ask.predict, table, numbers, law) if ask.predict else None
     by_group = wanted.by_group() if wanted and wanted.keys is not None else None
     answers = []
     for group in found:
         mine = wanted if by_group is None else by_group.get(key_of(group))
-        answers.append(_answered(group, law, objective, ask, mine))
+        answers.append(_answered(group, law, ask, mine))
     return {
         "command": "fit",
         "table": str(ask.question.path),
-        "settings": _settings(ask, table, numbers, objective, law),
+        "settings": _settings(ask, table, numbers, law),
         "rows": documents.rows(found),
         "notes": list(numbers.notes),
         "statuses": dict(Counter(answer["status"] for answer in answers)),
@@ -77,32 +72,7 @@ def fit_document(ask: Ask) -> Document:
     }
 
 
-def _checked(ask: Ask) -> tuple[Objective, list[str]]:
-    """The objective, and all that is wrong with the numbers and names of a question whatever the table."""
-    problems = []
-    if ask.law != AUTO and ask.law not in LAWS and ask.law not in ALIASES:
-        problems.append(f"--law: {unknown('law', ask.law, (*LAWS, *ALIASES, AUTO))}")
-    if ask.objective not in OBJECTIVES:
-        problems.append(f"--objective: {unknown('objective', ask.objective, OBJECTIVES)}")
-    if ask.intervals not in METHODS:
-        problems.append(f"--intervals: {unknown('method', ask.intervals, METHODS)}")
-    if ask.resamples < 0:
-        problems.append(f"--bootstrap: {ask.resamples} resamples; 0 for intervals without resampling, or 100 and more")
-    if ask.seed < 0:
-        problems.append(f"--seed: {ask.seed} is below 0; any whole number from 0 on")
-    if not 0 < ask.level < 1:
-        problems.append(f"--level: {ask.level:g} is no confidence; a number between 0 and 1, as .95")
-    objective = OBJECTIVES.get(ask.objective, OBJECTIVES["log_huber"])
-    if ask.huber_delta is not None:
-        if objective.delta is None:
-            problems.append(f"--huber-delta: {objective.name} has no corner; use it with log_huber or huber")
-        elif not 0 < ask.huber_delta < np.inf:
-            problems.append(f"--huber-delta: {ask.huber_delta:g} is no corner; a positive number, as 1e-3")
-        objective = objective.with_delta(ask.huber_delta)
-    return objective, problems
-
-
-def _settings(ask: Ask, table: Table, numbers: Sheet, objective: Objective, law: Law) -> Document:
+def _settings(ask: Ask, table: Table, numbers: Sheet, law: Law) -> Document:
     """What was asked, as it was understood."""
     question = ask.question
     return {
@@ -112,20 +82,20 @@ def _settings(ask: Ask, table: Table, numbers: Sheet, objective: Objective, law:
         "by": list(question.by),
         "train": question.train or None,
         "exclude": question.exclude or None,
-        "objective": objective.name,
+        "objective": ask.how.objective,
         "weights": question.weights or (f"1 / {question.se}^2" if question.se else None),
         "cluster": question.cluster,
-        "intervals": ask.intervals,
-        "resamples": ask.resamples,
-        "seed": ask.seed,
-        "level": ask.level,
+        "intervals": ask.how.intervals,
+        "resamples": ask.how.resamples,
+        "seed": ask.how.seed,
+        "level": ask.how.level,
         "predict": str(ask.predict) if ask.predict else None,
     }
 
 
-def _answered(group: Group, law: Law, objective: Objective, ask: Ask, wanted: Wanted | None) -> Document:
+def _answered(group: Group, law: Law, ask: Ask, wanted: Wanted | None) -> Document:
     started = perf_counter()
-    found = fit(law, group.fitted, objective=objective)
+    found = fit(law, group.fitted, objective=ask.how.measure)
     bounds = _bounds(found, ask) if found.status.usable else None
     failed = "" if bounds else f"no fit: {found.reason}"
     others = held_out(group, law.inputs)
@@ -155,14 +125,14 @@ def _answered(group: Group, law: Law, objective: Objective, ask: Ask, wanted: Wa
 
 
 def _bounds(found: Fit, ask: Ask) -> Uncertainty:
-    method = cast(Method, ask.intervals if ask.resamples or ask.intervals == "profile" else "delta")
-    return uncertainty(found, method=method, n=ask.resamples, seed=ask.seed, level=ask.level)
+    method = cast(Method, ask.how.intervals if ask.how.resamples or ask.how.intervals == "profile" else "delta")
+    return uncertainty(found, method=method, n=ask.how.resamples, seed=ask.how.seed, level=ask.how.level)
 
 
 def _intervals(bounds: Uncertainty | None, ask: Ask, failed: str) -> Document:
     """Which method, and why."""
     if bounds is None:
-        return {"method": None, "level": ask.level, "why": failed}
+        return {"method": None, "level": ask.how.level, "why": failed}
     resampled = bounds.method in ("bootstrap", "wild")
     clusters = len(np.unique(bounds.fit.points.clusters))
     why = {
@@ -174,9 +144,9 @@ def _intervals(bounds: Uncertainty | None, ask: Ask, failed: str) -> Document:
     return {
         "method": bounds.method,
         "level": bounds.level,
-        "why": f"{'chosen' if ask.intervals == AUTO else 'asked for'}: {why}",
+        "why": f"{'chosen' if ask.how.intervals == AUTO else 'asked for'}: {why}",
         "degrees_of_freedom": bounds.free,
-        **({"resamples": len(bounds.draws), "seed": ask.seed} if resampled else {}),
+        **({"resamples": len(bounds.draws), "seed": ask.how.seed} if resampled else {}),
     }
 
 

@@ -12,14 +12,73 @@ NOTHING = "-"
 
 
 def text_of(document: Document) -> str:
-    """Of `fit`; ends without a line break."""
+    """Of any command; ends without a line break."""
+    lines = {"fit": _fit, "frontier": _frontier, "correlate": _correlate}[document["command"]](document)
+    return "\n".join(lines)
+
+
+def _head(document: Document) -> list[str]:
     rows = document["rows"]
     lines = [f"{document['table']}: {_counts(rows)}"]
     lines += [f"  {_exclusion(one)}" for one in rows["exclusions"]]
-    lines += [f"note: {note}" for note in document["notes"]]
+    return lines + [f"note: {note}" for note in document["notes"]]
+
+
+def _fit(document: Document) -> list[str]:
+    lines = _head(document)
     for group in document["groups"]:
         lines += ["", *_group(group)]
-    return "\n".join(lines)
+    return lines
+
+
+def _frontier(document: Document) -> list[str]:
+    lines = _head(document)
+    for group in document["groups"]:
+        lines += ["", *_title(group)]
+        lines += [f"warning: {warning}" for warning in group["warnings"]]
+        for one in group["approaches"]:
+            said = one["status"] + (f": {one['reason']}" if one["reason"] else "")
+            lines.append(f"approach {one['approach']}, {one['name']}: {said}")
+            lines += [f"  warning: {warning}" for warning in one["warnings"]]
+            if one["a"]["value"] is not None:
+                lines.append(f"  N_opt ~ C^a, a = {_interval(one['a'])}; D_opt ~ C^b, b = {_interval(one['b'])}")
+            for best in one["optima"]:
+                lines.append(
+                    f"  C = {show(best['budget'])}: N = {_interval(best['n_params'])}, "
+                    f"D = {_interval(best['n_images'])}, loss {_interval(best['loss'])}"
+                )
+                lines += [f"    {note}" for note in best["notes"]]
+        if reason := group.get("gpu_hours", {}).get("reason"):
+            lines.append(f"GPU-hours: {reason}")
+    return lines
+
+
+def _interval(one: Document) -> str:
+    return f"{show(one['value'])} ({show(one['low'])} to {show(one['high'])})" if one["value"] is not None else NOTHING
+
+
+def _correlate(document: Document) -> list[str]:
+    tasks = document["tasks"]
+    lines = [f"{document['benefits']} and {document['features']}: {tasks['both']} tasks in both"]
+    for what in ("without_features", "without_benefit"):
+        lines += [f"{what.replace('_', ' ')}: {', '.join(tasks[what])}"] * bool(tasks[what])
+    lines += [f"note: {note}" for note in document["notes"]]
+    lines.append(
+        f"{document['significant']} of {document['answered']} correlations survive a false-discovery rate of 5 %"
+    )
+    by = document["settings"]["by"]
+    rows = [
+        (
+            one["benefit"],
+            one["feature"],
+            *(str(one[name]) for name in by),
+            str(one["n_tasks"]),
+            *(show(one[name], 3) for name in ("pearson", "pearson_low", "pearson_high", "p", "q", "spearman")),
+            one["reason"],
+        )
+        for one in document["correlations"]
+    ]
+    return [*lines, *table(("benefit", "feature", *by, "tasks", "r", "from", "to", "p", "q", "rho", ""), rows)]
 
 
 def _counts(rows: Document) -> str:
@@ -33,10 +92,8 @@ def _exclusion(one: Document) -> str:
 
 
 def _group(group: Document) -> list[str]:
-    key = ", ".join(f"{name} {show(value)}" for name, value in group["group"].items())
     said = group["status"] + (f": {group['reason']}" if group["reason"] else "")
-    lines = [f"{key}: {_counts(group['rows'])}"] if key else []
-    lines += [f"{group['law']}: {group['formula']}", f"status: {said}"]
+    lines = _title(group) + [f"{group['law']}: {group['formula']}", f"status: {said}"]
     lines += [f"warning: {warning}" for warning in group["warnings"]]
     value = group["objective"]
     if value["sum"] is not None:
@@ -53,6 +110,11 @@ def _group(group: Document) -> list[str]:
         )
     lines += _scores(group) + _predictions("held out", group["held_out"]["predictions"])
     return lines + _predictions("predicted", group.get("predictions", []))
+
+
+def _title(group: Document) -> list[str]:
+    key = ", ".join(f"{name} {show(value)}" for name, value in group["group"].items())
+    return [f"{key}: {_counts(group['rows'])}"] if key else []
 
 
 def _scores(group: Document) -> list[str]:
