@@ -12,7 +12,7 @@ from analysis.figures.correlation import DISCOVERIES
 from analysis.figures.error import Curve
 from analysis.figures.style import quantity
 from analysis.observations import shared_tasks
-from analysis.uncertainty import mean_interval, parameter_intervals
+from analysis.uncertainty import mean_interval
 
 SATURATED = 0.01
 """Error below which a task has no room left to show a benefit."""
@@ -108,7 +108,7 @@ def tenfold(curves: list[Curve], what: str) -> list[str]:
         return [f"No series has two numbers of {what}, so nothing is known about scaling along them."]
     said = []
     for curve in longest(curves):
-        interval = parameter_intervals(curve.fit).get("b")
+        interval = curve.uncertainty.parameters().get("b")
         if interval is None:
             said.append(f"{curve.name}: no law along {what}: {curve.fit.status}.")
             continue

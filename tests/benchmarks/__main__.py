@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-MODULES = ("numerics", "orchestration")
+MODULES = ("numerics", "orchestration", "laws")
 
 
 def main() -> None:

@@ -1,0 +1,20 @@
+"""Where a report's pictures go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.blocks import Picture
+from analysis.figures.style import Figure, save
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pen:
+    folder: Path
+    """figures/ of the report; exists."""
+
+    def picture(self, name: str, caption: str, figure: Figure) -> Picture:
+        """The figure in all formats; `name` may be any text, the file's name is made safe."""
+        _, svg = save(figure, self.folder, name)
+        return Picture(name=svg.stem, caption=caption, path=svg)

@@ -1,0 +1,100 @@
+"""All that a report's sections share, computed once: checked tables, means, series, benefits, correlations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.benefit import DEFINITIONS, benefits, headline
+from analysis.correlate import correlate
+from analysis.features import FEATURES
+from analysis.figures import error as error_figure
+from analysis.figures.error import Curve, References, curves
+from analysis.observations import held_out, kept, load, mean_over_tasks, references, shared_tasks, without_result
+from analysis.problems import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    rows: pd.DataFrame
+    """Every row of the table, `excluded` saying why it is in no fit."""
+    tasks: pd.DataFrame
+    """One row per task with its features."""
+    fitted: pd.DataFrame
+    """Rows that are fitted."""
+    held: pd.DataFrame
+    """Rows held out: predicted, not fitted."""
+    references: pd.DataFrame
+    """Rows of untrained baselines."""
+    lost: pd.DataFrame
+    """Runs that failed or diverged."""
+    means: pd.DataFrame
+    """Of fitted runs the mean error over the tasks that all have."""
+    along: dict[str, list[Curve]]
+    """By axis: every series of runs that differ in it alone, with its law."""
+    benefits: pd.DataFrame
+    headline: pd.DataFrame
+    """Benefits of one series per algorithm."""
+    benefit: str
+    """Which definition of benefit is correlated, a key of `analysis.benefit.DEFINITIONS`."""
+    correlations: pd.DataFrame
+
+    def mean_references(self, task: str | None = None) -> References:
+        """Baselines averaged over the tasks that the runs are averaged over, or of one task."""
+        tasks = [task] if task else shared_tasks(self.fitted)
+        mine = self.references[self.references["task"].isin(tasks)]
+        n_tasks = mine.groupby("run")["task"].nunique()
+        complete = mine[mine["run"].isin(n_tasks.index[n_tasks == len(tasks)])]
+        random = complete[complete["algorithm"] == "random"]
+        means = random.groupby(["run", "model", "n_params"])["error"].mean().reset_index()
+        return References(random=means, pixels=float(complete[complete["algorithm"] == "pixels"]["error"].mean()))
+
+
+def study(observations: pd.DataFrame | Path, tasks: pd.DataFrame, *, benefit: str = "exponent") -> Study:
+    """Raises InputError, a ValueError, with everything that is wrong with either table."""
+    rows, tasks = _checked(observations, tasks, benefit)
+    fitted = kept(rows)
+    means = mean_over_tasks(fitted)
+    table = benefits(fitted)
+    chosen = headline(table)
+    return Study(
+        rows=rows,
+        tasks=tasks,
+        fitted=fitted,
+        held=held_out(rows),
+        references=references(rows),
+        lost=without_result(rows),
+        means=means,
+        along={axis: curves(means, axis) for axis in error_figure.FIXED},
+        benefits=table,
+        headline=chosen,
+        benefit=benefit,
+        correlations=correlate(chosen, tasks, column=benefit, features=_features(tasks)),
+    )
+
+
+def _features(tasks: pd.DataFrame) -> list[str] | None:
+    """Those of the table that are known here; all its numbers where none is."""
+    known = [name for name in FEATURES if name in tasks]
+    return known or None
+
+
+def _checked(observations: pd.DataFrame | Path, tasks: pd.DataFrame, benefit: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    problems: list[str] = []
+    try:
+        rows = load(observations)
+    except InputError as error:
+        problems += error.problems
+    if benefit not in DEFINITIONS:
+        problems.append(f"benefit: unknown definition {benefit!r}; known: {', '.join(DEFINITIONS)}")
+    if tasks.empty:
+        tasks = tasks.reindex(columns=["task", *(column for column in tasks if column != "task")])
+    elif "task" not in tasks:
+        problems.append(f"tasks: no column task; the table has {', '.join(map(str, tasks))}")
+    elif repeated := sorted(set(tasks["task"][tasks["task"].duplicated()].astype(str))):
+        problems.append(f"tasks: several rows of {', '.join(repeated)}; give each task once")
+    if problems:
+        raise InputError(problems)
+    return rows, tasks.astype({"task": str})
