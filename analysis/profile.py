@@ -268,10 +268,12 @@ class _Search:
         bracketed = np.isfinite(most)
         far = np.abs(last.root[ids] - t) > 0.1 * t
         bisect = bracketed & (~within | (far & (turn % 3 == 2)))
-        # without a bracket: at most four times as far from the optimum as now
+        # without a bracket: at most four times as far from the optimum as now, and no leap into another basin
         gone = (least - self.best[ids]) * side
         distance = np.where(np.isfinite(aim), (aim - self.best[ids]) * side, np.inf)
-        distance = np.clip(distance, 1.02 * gone, np.maximum(4 * gone, self.error[ids]))
+        leap = np.maximum(3 * self.scalars.caps[self.scalar[ids]], gone / 2)
+        leap = np.minimum(leap, 3 * np.maximum(gone, self.error[ids]))
+        distance = np.clip(distance, 1.02 * gone, gone + leap)
         aim = np.where(bracketed, np.where(bisect, (least + most) / 2, aim), self.best[ids] + side * distance)
         zero, reach = self.zero[self.scalar[ids]], self._reach(ids)
         return np.clip(aim, zero - reach, zero + reach)
@@ -289,25 +291,34 @@ class _Search:
         weights[:, :n_points] = rows.weights[sets]
         weights[own] = self.weight[ids] * self.unit[scalar] ** 2
         padded = np.concatenate([rows.x, np.repeat(rows.x[:1], n_scalars, axis=0)])
-        starts = self._start(ids, aim, inside, outside)
-        found = minimise(self._evaluate, padded, targets, weights, starts, rows.low[sets], rows.high[sets], LOG_SQUARED)
-        value = self.scalars.evaluate(found.thetas)[0][np.arange(len(ids)), scalar]
-        total = rows.squares(found.thetas, sets)
+        starts = self._starts(ids, aim, inside, outside)
+        low, high = np.tile(rows.low[sets], (2, 1)), np.tile(rows.high[sets], (2, 1))
+        targets, weights = np.tile(targets, (2, 1)), np.tile(weights, (2, 1))
+        found = minimise(self._evaluate, padded, targets, weights, starts, low, high, LOG_SQUARED)
+        # one that still crawls along a flat valley has nearly its least value, all that is asked of it
+        values = np.where(np.isfinite(found.values), found.values, np.inf).reshape(2, -1)
+        best = np.argmin(values, axis=0)
+        thetas = found.thetas.reshape(2, len(ids), -1)[best, np.arange(len(ids))]
+        value = self.scalars.evaluate(thetas)[0][np.arange(len(ids)), scalar]
+        total = rows.squares(thetas, sets)
         if self.new is not None:
             total = total + self.weight[ids] * (value - aim) ** 2
             value = aim.copy()
         excess = (total - self.least[ids]) / self.variance[ids]
         root = np.sign(excess) * np.sqrt(np.abs(excess))
-        return _At(aim, value, np.where(found.converged, root, np.nan), found.thetas)
+        return _At(aim, value, root, thetas)
 
-    def _start(self, ids: Vector, aim: Vector, inside: _At, outside: _At) -> Matrix:
-        """Along the law's linearisation at the optimum; between the bracket's curves once there is one."""
+    def _starts(self, ids: Vector, aim: Vector, inside: _At, outside: _At) -> Matrix:
+        """(2 x members, p): from the last curve inside, because the profile is continuous; and a guess ahead.
+
+        The guess follows the law's linearisation at the optimum, or lies between the bracket's curves once it has two.
+        """
         begin, move = inside.theta[ids], (aim - inside.aim[ids])[:, None]
         width = (outside.aim - inside.aim)[ids][:, None]
         bracketed = np.isfinite(width) & (width != 0)
         between = (outside.theta[ids] - begin) / np.where(bracketed, width, 1.0)
         ahead = np.zeros_like(begin) if self.new is not None else self.direction[ids]
-        return begin + move * np.where(bracketed, between, ahead)
+        return np.concatenate([begin, begin + move * np.where(bracketed, between, ahead)])
 
     def _evaluate(self, padded: Matrix, thetas: Matrix) -> tuple[Matrix, Stack]:
         curves, gradient = self.rows.evaluate(self.rows.x, thetas)

@@ -132,6 +132,8 @@ class _Cells:
     """Sum of the runs' weights."""
     within: float
     """Variance of a run of weight 1 about its cell; 0 where no cell has two."""
+    repeats: int
+    """Degrees of freedom of `within`."""
 
 
 def _cells(found: Fit) -> _Cells:
@@ -144,7 +146,7 @@ def _cells(found: Fit) -> _Cells:
     means = np.bincount(index, points.weights * measured) / total
     spread = float((points.weights * (measured - means[index]) ** 2).sum())
     repeats = len(points) - len(first)
-    return _Cells(x=points.x[first], measured=means, weights=total, within=spread / repeats if repeats else 0.0)
+    return _Cells(x=points.x[first], measured=means, weights=total, within=spread / max(repeats, 1), repeats=repeats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,19 +232,21 @@ class Uncertainty:
         return max(float(rows.squares(rows.thetas)[0]) / self.free, ROUNDING**2)
 
     @cached_property
-    def _new_weight(self) -> float:
-        """Of one more run. Its variance is that of cell means about the curve plus what averaging has removed.
+    def _one_run(self) -> float:
+        """Variance of one more run about the curve, to be taken t^2 times: of cell means, and what averaging removed.
 
-        Points that are means already tell only how many runs are behind them: their scatter is then taken as that of
-        runs / sqrt(runs a point), which is too wide, never too narrow, where cells have luck of their own.
+        The second, known with its own degrees of freedom, comes by its own t: at least as wide as stated whatever the
+        two are (Graybill and Wang 1980), where Satterthwaite's sum covers 89 % with one degree of freedom. Points that
+        are means already tell only how many runs are behind them: all is then taken as luck of single runs, which is
+        too wide, never too narrow, where cells have luck of their own.
         """
         cells, points = _cells(self.fit), self.fit.points
         weight = float(points.weights[points.weights > 0].mean())
+        if not cells.repeats:
+            return self._variance * max(points.n_runs, len(points)) / len(points) / weight
         runs = float(cells.weights.mean()) / weight
-        if runs == 1:
-            return weight * len(points) / max(points.n_runs, len(points))
-        one = self._variance / (runs * weight) + cells.within / weight * (1 - 1 / runs)
-        return self._variance / one
+        t = float(stats.t.ppf((1 + self.level) / 2, cells.repeats))
+        return self._variance / (runs * weight) + cells.within / weight * (1 - 1 / runs) * (t / self._t) ** 2
 
     @cached_property
     def _parameters(self) -> dict[str, Estimate]:
@@ -318,14 +322,11 @@ class Uncertainty:
         return np.sqrt(np.where(spread > 0, spread, np.nan) * self._variance)
 
     def _ends(self, scalars: profile.Scalars, *, new: bool = False) -> profile.Ends:
-        rows, t = self._rows, np.array([self._t])
-        variance, weight = np.array([self._variance]), np.array([self._new_weight]) if new else None
         # without noise there is nothing to profile, and delta says so to the last digit
         if self.method == "profile" and self._variance > 1e4 * ROUNDING**2:
-            return profile.interval_ends(rows, scalars, t, variance, weight)
-        half = self._t * self._errors(scalars)
-        if new:
-            half = self._t * np.sqrt((half / self._t) ** 2 + self._variance / self._new_weight)
+            t, variance = np.array([self._t]), np.array([self._variance])
+            return profile.interval_ends(self._rows, scalars, t, variance, variance / self._one_run if new else None)
+        half = self._t * np.sqrt(self._errors(scalars) ** 2 + (self._one_run if new else 0.0))
         if self.method == "delta" and self.fit.status is Status.AT_BOUND:
             half = np.full_like(half, np.nan)
         value = scalars.evaluate(self.fit.theta[None])[0]
