@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from sklearn.linear_model import RidgeCV
 
 from analysis.features.feature import Feature, NoFeature, TaskData, checksums, choice
 from analysis.features.pixels import cells
@@ -16,7 +15,7 @@ SIDE = 28
 """Larger images are averaged to so many pixels a side."""
 FOLDS = 5
 STRENGTHS = np.logspace(-6, 0, 7)
-"""Of the L2 penalty, as shares of the images' total variance; leave-one-out error inside the training folds chooses."""
+"""Of the L2 penalty, as shares of the images' total variance; cross-validation inside the training folds chooses."""
 
 
 def compute(task: TaskData) -> float:
@@ -29,7 +28,7 @@ def compute(task: TaskData) -> float:
     if not enough.any():
         raise NoFeature(f"fewer than two classes with {FOLDS} distinct images among the {len(chosen)} looked at")
     pixels = cells(task.images[chosen], SIDE).reshape(len(chosen), -1)
-    return _auc(pixels, answers.astype(np.float64), np.flatnonzero(enough), _folds(labels))
+    return _auc(pixels @ pixels.T, answers.astype(np.float64), np.flatnonzero(enough), _folds(labels))
 
 
 def _distinct(task: TaskData, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -49,18 +48,38 @@ def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _auc(
-    pixels: NDArray[np.float64], answers: NDArray[np.float64], columns: NDArray[np.int64], fold: NDArray[np.int64]
+    products: NDArray[np.float64], answers: NDArray[np.float64], columns: NDArray[np.int64], fold: NDArray[np.int64]
 ) -> float:
-    """One class against the rest, mean over folds and then over `columns`."""
+    """One class against the rest, mean over folds and then over `columns`, from the images' (n, n) scalar products."""
     areas = np.full((FOLDS, answers.shape[1]), np.nan)
     for left_out in range(FOLDS):
         train, test = fold != left_out, fold == left_out
-        variance = max(float(pixels[train].var(axis=0).sum()), np.finfo(float).tiny)
-        quickest = "svd" if train.sum() > pixels.shape[1] else "eigen"  # the same answer; scikit-learn takes the slower
-        ridge = RidgeCV(train.sum() * variance * STRENGTHS, gcv_mode=quickest).fit(pixels[train], answers[train])
-        scores = ridge.predict(pixels[test]).reshape(test.sum(), -1)
+        scores = ridge_scores(products[np.ix_(train, train)], products[np.ix_(test, train)], answers[train])
         areas[left_out] = roc_areas(scores, answers[test])
     return float(np.mean(np.nanmean(areas[:, columns], axis=0)))
+
+
+def ridge_scores(
+    within: NDArray[np.float64], across: NDArray[np.float64], answers: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(m, k) predictions of (n, k) answers, less their means, from scalar products (n, n) and (m, n) of n and m images.
+
+    Ridge regression with an intercept, its penalty by the exact leave-one-out error. The generalised one chooses too
+    little where there are more pixels than images: the AUC of 546 ultrasound images fell from .78 to .74.
+    """
+    n, mean = len(within), within.mean(axis=0)
+    across = across - across.mean(axis=1, keepdims=True) - mean + mean.mean()
+    power, directions = np.linalg.eigh(within - mean[:, None] - mean + mean.mean())
+    power = np.maximum(power, 0)
+    loads = directions.T @ (answers - answers.mean(axis=0))
+    penalties = max(power.sum(), 1e-12 * n) * STRENGTHS  # the sum is n times the variance
+    errors = []
+    for penalty in penalties:
+        kept_out = penalty / (power + penalty)
+        free = directions**2 @ kept_out - 1 / n  # what an answer does not say of its own prediction, intercept included
+        errors.append((((directions @ (kept_out[:, None] * loads)) / free[:, None]) ** 2).sum())
+    penalty = penalties[np.argmin(errors)]
+    return across @ directions @ (loads / (power + penalty)[:, None])
 
 
 def roc_areas(scores: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,6 +97,6 @@ BASELINE_AUC = Feature(
     unit="AUC",
     low=0,
     high=1,
-    source="definition; Hoerl and Kennard 1970, penalty by leave-one-out error",
+    source="definition; Hoerl and Kennard 1970, penalty by leave-one-out error (Allen 1974)",
     compute=compute,
 )

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
 from sklearn.metrics import roc_auc_score
 
 from analysis.features import FEATURES, compute
-from analysis.features.baseline_auc import roc_areas
+from analysis.features.baseline_auc import STRENGTHS, ridge_scores, roc_areas
 from analysis.features.feature import Feature, NoFeature, TaskData, choice
 from analysis.features.intrinsic_dimension import dimension
 from analysis.features.pixels import cells, grey
@@ -335,6 +336,15 @@ def test_the_area_is_that_of_a_trusted_implementation_ties_included() -> None:
     expected = [roc_auc_score(answers[:, c], scores[:, c]) for c in range(4)]
     np.testing.assert_allclose(roc_areas(scores, answers), expected, rtol=1e-12)
     assert np.isnan(roc_areas(scores, np.ones((60, 4)))).all()
+
+
+@pytest.mark.parametrize("n_pixels", [12, 200])
+def test_the_read_out_is_that_of_a_trusted_implementation(n_pixels: int) -> None:
+    rng = np.random.default_rng(0)
+    x, new = rng.normal(size=(80, n_pixels)) + 3, rng.normal(size=(20, n_pixels)) + 3
+    y = x[:, :2] + rng.normal(size=(80, 2))
+    ridge = RidgeCV(80 * x.var(axis=0).sum() * STRENGTHS).fit(x, y)
+    np.testing.assert_allclose(ridge_scores(x @ x.T, new @ x.T, y), ridge.predict(new) - y.mean(axis=0), rtol=1e-6)
 
 
 def test_classes_of_too_few_images_are_left_out_of_the_mean() -> None:
