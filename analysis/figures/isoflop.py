@@ -49,7 +49,7 @@ def draw(minima: Sequence[Minimum], n_params: Vector, y: Vector, *, ylabel: str)
         axes.set_xscale("log")
         axes.set_yscale("log")
         order = sorted(minima, key=lambda minimum: minimum.flops)
-        shades = matplotlib.colormaps["viridis"](np.linspace(0, DARKEST, max(1, len(order))))
+        shades = matplotlib.colormaps["viridis"](np.linspace(0, DARKEST, len(order)))
         handles, rows = [], table(order)
         seen = [y[minimum.rows] for minimum in order]
         for minimum, shade, row in zip(order, shades, rows.to_dict("records"), strict=True):

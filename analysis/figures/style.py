@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,22 +84,25 @@ def ticks_at(axis: Axis, values: Iterable[float], *, at_most: int = 5) -> None:
     axis.set_major_formatter(FuncFormatter(quantity))
 
 
-FINE = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.25, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)
-"""Ticks of a decade where an axis spans a small part of one."""
+LADDERS = (
+    (1, 1.2, 1.4, 1.6, 1.8, 2, 2.25, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9),
+    (1, 1.5, 2, 3, 4, 5, 7),
+    (1, 2, 5),
+    (1, 3),
+    (1,),
+)
+"""Ticks of a decade, the finest first."""
 
 
 def few_decades(axis: Axis, *, at_most: int = 6) -> None:
-    """Powers of ten, or of 100, ... on an axis that spans many; plain steps where it spans few."""
+    """Powers of ten, or of 100, ... on an axis of sizes or FLOPs that spans many; plain steps where it spans few."""
     low, high = axis.get_view_interval()
-    first, last = int(np.ceil(np.log10(low))), int(np.floor(np.log10(high)))
-    if last - first < 1:
-        plain_log(axis, at_most=at_most - 2)
-        axis.set_major_formatter(FuncFormatter(quantity))
-        return
-    step = -(-(last - first + 1) // at_most)
-    axis.set_major_locator(FixedLocator([10.0**decade for decade in range(first, last + 1, step)]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(quantity if last <= 12 else power))
+    decades = range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)
+    if len(decades) < 2:
+        ticks = _steps(low, high, at_most - 2)
+    else:
+        ticks = [10.0**decade for decade in decades[:: -(-len(decades) // at_most)]]
+    _set_ticks(axis, ticks, quantity if low >= 1 and high < 1e13 else power)
 
 
 def power(value: float, _: object = None) -> str:
@@ -115,16 +119,27 @@ def shortened(text: str, most: int = 36) -> str:
 def plain_log(axis: Axis, *, at_most: int = 7) -> None:
     """Readable numbers on an error axis, few enough to be told apart."""
     low, high = axis.get_view_interval()
+    _set_ticks(axis, _steps(low, high, at_most), "{:.3g}".format)
+
+
+def _steps(low: float, high: float, at_most: int) -> list[float]:
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    for steps in (FINE, (1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+    for ladder in LADDERS:
+        ticks = [step * 10.0**decade for decade in decades for step in ladder if low <= step * 10.0**decade <= high]
         if len(ticks) <= at_most:
             break
     if len(ticks) < 2:  # less than one step of the finest ladder
         ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    return ticks[:: -(-len(ticks) // at_most)]
+
+
+def _set_ticks(axis: Axis, ticks: list[float], write: Callable[[float], str]) -> None:
+    """Labels by `write`, with as many digits more as it takes to tell them apart."""
+    ways = [write, *(f"{{:.{digits}g}}".format for digits in range(4, 17))]
+    chosen = next(way for way in ways if len({way(tick) for tick in ticks}) == len(ticks))
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: chosen(value)))
 
 
 TIP = "tip:"
@@ -157,7 +172,9 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
         path, beside = folder / f"{name}.{kind}", folder / f".{name}.{kind}"
         for mark in marks:
             mark.set_visible(kind == "svg")
-        with styled():  # some settings are read when the file is written
+        with styled(), warnings.catch_warnings():  # some settings are read when the file is written
+            # a browser has the letters of an SVG that this font lacks; PNG and PDF show boxes
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
             figure.savefig(beside, format=kind, dpi=200, metadata=dict[str, Any](metadata))
         if kind == "svg" and marks:
             text = beside.read_text(encoding="utf-8")

@@ -14,8 +14,7 @@ from analysis.correlate import correlate
 from analysis.figures import benefit as benefit_figure
 from analysis.figures import correlation as correlation_figure
 from analysis.figures.error import AXIS_LABELS, FIXED, References, curves, draw, table, unplaced
-from analysis.figures.style import file_name, quantity, save
-from analysis.fit import Status
+from analysis.figures.style import file_name, panels, quantity, save
 from analysis.observations import kept, load, mean_over_tasks
 
 Sweep = Callable[..., pd.DataFrame]
@@ -41,7 +40,7 @@ def test_the_table_has_the_exponent_or_why_there_is_none(sweep: Sweep) -> None:
     short = rows["n_sizes"] < 3
     assert short.any()
     assert rows.loc[short, "exponent"].isna().all()
-    assert (rows.loc[short, "status"] == Status.TOO_FEW).all()
+    assert rows.loc[short, "status"].str.contains("one more is needed").all()
     assert rows.loc[~short, ["exponent", "exponent_low", "exponent_high"]].notna().all(axis=None)
     assert set(rows["n_images"]) == {1_000, 4_000, 16_000}
 
@@ -71,12 +70,53 @@ def test_the_legend_names_what_is_drawn_and_nothing_else(sweep: Sweep) -> None:
     random = pd.DataFrame({"n_params": [2e6, 8e6], "model": ["vit_s", "vit_m"], "error": [0.3, 0.29]})
     means = means_of(sweep(broken=False, mixtures=("all",)))
     along_size = draw(curves(means, "n_params"), References(random=random, pixels=0.4), panel_by="n_images", ylabel="y")
-    assert legend_of(along_size) == ["dinov2", "mae", "encoder at initialisation", "pixels"]
+    assert legend_of(along_size) == ["dinov2", "mae", "beyond the runs fitted", "encoder at initialisation", "pixels"]
     # An untrained encoder has no compute to stand at.
     along_compute = draw(
         curves(means, "train_flops"), References(random=random, pixels=np.nan), panel_by="n_images", ylabel="y"
     )
-    assert legend_of(along_compute) == ["dinov2", "mae"]
+    assert legend_of(along_compute) == ["dinov2", "mae", "beyond the runs fitted"]
+
+
+def test_held_out_runs_are_drawn_hollow_and_change_no_law(sweep: Sweep) -> None:
+    means = means_of(sweep(broken=False, mixtures=("all",), images=(1000,), algorithms=("mae",), seeds=(0, 1)))
+    largest = means["n_params"] == means["n_params"].max()
+    extra = means[largest].assign(n_params=1.2e8, error=9.0, held_out=True)
+    with_extra = pd.concat([means.assign(held_out=False), extra])
+    (plain,), (more,) = curves(means, "n_params"), curves(with_extra, "n_params")
+    assert plain.fit.parameters == more.fit.parameters
+    assert table([more])["n_held_out"].item() == len(extra)
+    figure = draw([more], NO_REFERENCES, panel_by="n_images", ylabel="y")
+    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert [x for line in hollow for x in line.get_xdata()] == [1.2e8] * len(extra)
+    assert "held out: not fitted" in legend_of(figure)
+
+
+def test_a_law_goes_on_beyond_its_runs_in_dashes_with_its_band(sweep: Sweep) -> None:
+    (curve,) = curves(means_of(sweep(broken=False, mixtures=("all",), images=(1000,), algorithms=("mae",))), "n_params")
+    axes = draw([curve], NO_REFERENCES, panel_by="n_images", ylabel="y", beyond=4.0).axes[0]
+    last = curve.runs["x"].max()
+    dashed = [line for line in axes.lines if line.is_dashed() and len(line.get_xdata()) > 2]
+    assert len(dashed) == 1
+    x = np.asarray(dashed[0].get_xdata())
+    assert x[[0, -1]] == pytest.approx([last, 4 * last])
+    bands = [band.get_paths()[0].get_extents() for band in axes.collections if len(band.get_paths()[0].vertices) > 20]
+    assert max(band.x1 for band in bands) == pytest.approx(4 * last)
+    low, high = curve.uncertainty.curve(x[-1:])[1:]
+    assert min(band.y0 for band in bands) <= low[0] * 1.0001
+    assert high[0] > low[0]
+
+
+def test_points_say_what_they_are_in_the_svg_alone(sweep: Sweep, tmp_path: Path) -> None:
+    means = means_of(sweep(broken=False, mixtures=("all",), images=(1000,)))
+    figure = draw(curves(means, "n_params"), NO_REFERENCES, panel_by="n_images", ylabel="y")
+    _, svg = save(figure, tmp_path, "hover")
+    text = svg.read_text()
+    for run in means["run"]:
+        assert text.count(f"run {run}") == 1
+    assert text.count('class="tip"') == len(means)
+    assert 'xlink:href="tip:' not in text
+    assert b"tip:" not in (tmp_path / "hover.pdf").read_bytes()
 
 
 def test_runs_without_error_are_counted_on_the_figure_as_logarithms_have_no_place_for_them(sweep: Sweep) -> None:
@@ -133,8 +173,19 @@ def test_the_correlation_figure_frames_what_survives_and_names_what_has_no_answe
 
 def test_the_same_figure_gives_the_same_file(sweep: Sweep, tmp_path: Path) -> None:
     rows = benefit_rows(sweep)
-    files = [save(benefit_figure.draw(rows, xlabel="exponent"), tmp_path, name)[1] for name in ("one", "two")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    for name in ("one", "two"):
+        save(benefit_figure.draw(rows, xlabel="exponent"), tmp_path, name)
+    for kind in ("png", "svg", "pdf"):
+        assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
+
+
+def test_a_pdf_carries_its_fonts_as_truetype(tmp_path: Path) -> None:
+    figure, grid = panels(1, 1)
+    grid[0][0].set_title("Text")
+    save(figure, tmp_path, "fonts")
+    text = (tmp_path / "fonts.pdf").read_bytes()
+    assert b"/FontFile2" in text
+    assert b"/Subtype /Type3" not in text
 
 
 @pytest.mark.parametrize("name", ["$x_{1", "a/b", "../up", "<script>", "naïve task", "%"])
