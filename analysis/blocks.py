@@ -105,10 +105,6 @@ class Section:
     title: str
     blocks: list[Block] = field(default_factory=list)
 
-    @property
-    def anchor(self) -> str:
-        return slug(self.title)
-
 
 def every(blocks: list[Block]) -> list[Block]:
     """Blocks in reading order, those inside folds too."""

@@ -57,17 +57,19 @@ def html(
     """One self-contained page. `downloads`: endings of the files (csv, tex) that lie beside it for each table."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     style, script = _source("page.css"), _source("page.js")
+    targets = _targets(sections)
     return environment.from_string(_source("page.html")).render(
         title=title,
         subtitle=subtitle,
         notes=[Note(text=note) if isinstance(note, str) else note for note in notes],
         sections=list(zip(_anchors(sections), sections, strict=True)),
-        anchors=_targets(sections),
+        anchors=targets,
+        seen=_seen(targets),
         downloads=downloads,
         style=Markup(style),
         script=Markup(script),
         policy=_policy(style, script),
-        kind=lambda block: type(block).__name__,
+        kind=kind,
         severities=SEVERITIES,
         cells=cells,
         drawing=_drawing,
@@ -75,6 +77,10 @@ def html(
         long=LONG,
         very_long=VERY_LONG,
     )
+
+
+def kind(block: Block) -> str:
+    return type(block).__name__
 
 
 def _source(name: str) -> str:
@@ -92,19 +98,18 @@ def _policy(style: str, script: str) -> str:
 
 def _anchors(sections: list[Section]) -> list[str]:
     """Distinct, however alike the titles."""
-    found: list[str] = []
-    for section in sections:
-        found.append(section.anchor if section.anchor not in found else f"{section.anchor}-{len(found)}")
-    return found
+    return [f"section-{i}-{slug(section.title)}" for i, section in enumerate(sections)]
 
 
-def _targets(sections: list[Section]) -> dict[str, str]:
-    """Name of a table or picture -> its address in the page."""
+def _targets(sections: list[Section]) -> dict[tuple[str, str], str]:
+    """(kind of block, name) -> its address in the page, for tables and pictures; both may have one name."""
     named = [block for section in sections for block in every(section.blocks) if isinstance(block, Numbers | Picture)]
-    return {
-        block.name: f"{'table' if isinstance(block, Numbers) else 'figure'}-{i}-{slug(block.name)}"
-        for i, block in enumerate(named)
-    }
+    return {(kind(block), block.name): f"{kind(block).lower()}-{i}-{slug(block.name)}" for i, block in enumerate(named)}
+
+
+def _seen(targets: dict[tuple[str, str], str]) -> dict[str, str]:
+    """Name -> address, of the table where a picture has the same name."""
+    return {name: address for (kind, name), address in sorted(targets.items(), reverse=True)}
 
 
 def _drawing(picture: Picture, anchor: str) -> Markup:
