@@ -1,29 +1,32 @@
 """(y - eps_inf) / (eps_0 - y)^alpha = beta x^c: from a limit before learning to a limit after it.
 
+Fitted as y - eps_inf = b x^c ((eps_0 - y) / (eps_0 - eps_inf))^alpha, beta = b (eps_0 - eps_inf)^-alpha: b has the unit
+of y, and where no upper limit is seen b, c and eps_inf are those of M2 whatever alpha and eps_0.
+
 Implicit in y. With s = (y - eps_inf) / (eps_0 - eps_inf) and t = logit s it reads h(t) = r, where
-h(t) = t + (alpha - 1) ln(1 + e^t) and r = ln beta + c ln x + (alpha - 1) ln(eps_0 - eps_inf). h increases and is convex
-or concave throughout, so that Newton's method converges from one side without safeguards.
+h(t) = t + (alpha - 1) ln(1 + e^t) and r = ln b + c ln x - ln(eps_0 - eps_inf). h increases and is convex or concave
+throughout, so that Newton's method converges from one side without safeguards.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from analysis.laws.law import MAX_EXPONENT, VANISHING, Law, Parameter
+from analysis.laws.law import MAX_EXPONENT, VANISHING, Derived, Law, Parameter
 from analysis.laws.lines import weighted_lines
 from analysis.points import Matrix, Stack, Vector
 
-LEAST_ALPHA = 1e-3
+LEAST_ALPHA = 0.1
 """At 0 nothing holds y below eps_0; just above, the law is M2 with its upper limit cut off."""
-FAR = 7.0
+FAR = 5.0
 """An upper limit e^7 above the largest error cannot be told from none."""
 GAP = 1e-3
 """The two limits stay this part of the data's range of ln y away from their middle, so that they never meet."""
 NEWTON = 60
 """Steps at most; about eight are needed, more only where alpha is near its least."""
-BELOW = np.array([1.0, 0.5, 0.2, 0.08, 0.03, 0.01, 0.003])
+BELOW = np.array([1.0, 0.4, 0.15, 0.05, 0.01])
 """eps_inf of the starts: the smallest y less these parts of it."""
-ABOVE = np.array([0.002, 0.01, 0.05, 0.2, 0.7, 3.0, 30.0])
+ABOVE = np.array([0.003, 0.05, 0.5, 5.0])
 """eps_0 of the starts: the largest y plus these parts of it."""
 
 
@@ -51,12 +54,21 @@ def _logistic(t: Matrix) -> Matrix:
     return np.exp(-softplus(-t))
 
 
+def _ln_span(ln_inf: Matrix, ln_0: Matrix) -> Matrix:
+    return ln_0 + np.log(-np.expm1(ln_inf - ln_0))
+
+
+def _ln_beta(thetas: Matrix) -> Vector:
+    return thetas[:, 0] - np.exp(thetas[:, 2]) * _ln_span(thetas[:, 3], thetas[:, 4])
+
+
 def evaluate(x: Matrix, thetas: Matrix) -> tuple[Matrix, Stack]:
-    """Theta: ln beta, c, alpha, ln eps_inf, ln eps_0; the gradient by the implicit function theorem."""
+    """Theta: ln b, c, ln alpha, ln eps_inf, ln eps_0; the gradient by the implicit function theorem."""
     ln_x = np.log(x[:, 0])
-    ln_beta, c, alpha, ln_inf, ln_0 = (thetas[:, i : i + 1] for i in range(5))
-    ln_span = ln_0 + np.log(-np.expm1(ln_inf - ln_0))
-    t = solve_logit(ln_beta + c * ln_x + (alpha - 1) * ln_span, alpha)
+    ln_b, c, ln_alpha, ln_inf, ln_0 = (thetas[:, i : i + 1] for i in range(5))
+    alpha = np.exp(ln_alpha)
+    ln_span = _ln_span(ln_inf, ln_0)
+    t = solve_logit(ln_b + c * ln_x - ln_span, alpha)
     ln_s, ln_rest = -softplus(-t), -softplus(t)
     curves = np.logaddexp(ln_inf + ln_rest, ln_0 + ln_s)
     # d ln y / d r: of y by t, over that of h by t
@@ -65,9 +77,9 @@ def evaluate(x: Matrix, thetas: Matrix) -> tuple[Matrix, Stack]:
         [
             by_r,
             by_r * ln_x,
-            by_r * (ln_span + ln_rest),
-            np.exp(ln_inf + ln_rest - curves) - by_r * (alpha - 1) * np.exp(ln_inf - ln_span),
-            np.exp(ln_0 + ln_s - curves) + by_r * (alpha - 1) * np.exp(ln_0 - ln_span),
+            by_r * alpha * ln_rest,
+            np.exp(ln_inf + ln_rest - curves) + by_r * np.exp(ln_inf - ln_span),
+            np.exp(ln_0 + ln_s - curves) - by_r * np.exp(ln_0 - ln_span),
         ],
         axis=-1,
     )
@@ -78,8 +90,8 @@ def bounds(x: Matrix, y: Vector) -> tuple[Vector, Vector]:
     """The limits on either side of the middle of the data: noise may carry points beyond a limit."""
     least, largest = np.log(y.min()), np.log(y.max())
     middle, gap = (least + largest) / 2, max(GAP * (largest - least), 1e-9)
-    low = np.array([-np.inf, -MAX_EXPONENT, LEAST_ALPHA, least - VANISHING, middle + gap])
-    return low, np.array([np.inf, 0.0, MAX_EXPONENT, middle - gap, largest + FAR])
+    low = np.array([-np.inf, -MAX_EXPONENT, np.log(LEAST_ALPHA), least - VANISHING, middle + gap])
+    return low, np.array([np.inf, 0.0, np.log(MAX_EXPONENT), middle - gap, largest + FAR])
 
 
 def starts(x: Matrix, y: Vector) -> Matrix:
@@ -90,32 +102,43 @@ def starts(x: Matrix, y: Vector) -> Matrix:
     low, high = bounds(x, y)
     eps_inf, eps_0 = (grid.ravel() for grid in np.meshgrid(y.min() * (1 - BELOW), y.max() * (1 + ABOVE)))
     above, below = y - eps_inf[:, None], eps_0[:, None] - y
-    columns = np.stack([np.ones_like(above), np.broadcast_to(np.log(x[:, 0]), above.shape), np.log(below)], axis=-1)
+    ln_rest = np.log(below) - np.log(eps_0 - eps_inf)[:, None]
+    columns = np.stack([np.ones_like(above), np.broadcast_to(np.log(x[:, 0]), above.shape), ln_rest], axis=-1)
     alpha = np.ones((len(eps_inf), 1))
-    found = []
     for _ in range(2):
         weights = 1 / (y / above + alpha * y / below)
         lines = weighted_lines(columns, np.log(above), weights)
         alpha = np.clip(lines[:, 2:], LEAST_ALPHA, MAX_EXPONENT)
-        found.append(np.column_stack([lines, np.log(np.maximum(eps_inf, 1e-300)), np.log(eps_0)]))
-    return np.clip(np.concatenate(found), low, high)
+    found = np.column_stack(
+        [lines[:, :2], np.log(alpha), np.log(np.maximum(eps_inf, np.finfo(float).tiny)), np.log(eps_0)]
+    )
+    return np.clip(found, low, high)
 
 
 M4 = Law(
     name="m4",
-    formula="(y - eps_inf) / (eps_0 - y)^alpha = beta x^c",
+    formula="y - eps_inf = b x^c ((eps_0 - y) / (eps_0 - eps_inf))^alpha",
     source="Alabdulmohsin et al. 2022 (arXiv 2209.06640), M4",
     inputs=("x",),
     parameters=(
-        Parameter(name="beta", meaning="(error - eps_inf) / (eps_0 - error)^alpha at x = 1", log=True),
+        Parameter(name="b", meaning="removable error at x = 1, were there no upper limit", log=True),
         Parameter(name="c", meaning="exponent late in the curve; negative when scale helps"),
-        Parameter(name="alpha", meaning="how slowly the curve leaves eps_0: early on eps_0 - y goes as x^(-c/alpha)"),
+        Parameter(
+            name="alpha", meaning="how slowly the curve leaves eps_0: early on eps_0 - y goes as x^(-c/alpha)", log=True
+        ),
         Parameter(name="eps_inf", meaning="floor: the error that scale does not remove", log=True),
         Parameter(name="eps_0", meaning="error before learning", log=True),
     ),
     evaluate=evaluate,
     bounds=bounds,
     starts=starts,
-    example={"beta": 2000.0, "c": -0.5, "alpha": 0.7, "eps_inf": 0.1, "eps_0": 0.9},
+    example={"b": 2000.0, "c": -0.5, "alpha": 0.7, "eps_inf": 0.1, "eps_0": 0.9},
     example_x=np.geomspace(1e4, 1e10, 16)[:, None],
+    derived=(
+        Derived(
+            name="ln_beta",
+            meaning="ln of the source's beta in (y - eps_inf) / (eps_0 - y)^alpha = beta x^c",
+            compute=_ln_beta,
+        ),
+    ),
 )
