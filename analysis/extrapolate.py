@@ -233,13 +233,18 @@ def _far(chosen: Choice, at: dict[str, float], beyond: dict[str, float]) -> Iter
         reach, times = float(chosen.rows[axis].max()) / smallest, beyond[axis]
         if times > max(FAR, reach):
             yield (
-                f"{times:.3g} times beyond the largest {WORDS[axis]}, while those fitted span a factor of {reach:.3g}: "
-                "the data say little about so long a way"
+                f"{multiple(times)} times beyond the largest {WORDS[axis]}, while those fitted span a factor of "
+                f"{multiple(reach)}: the data say little about so long a way"
             )
         elif times > FAR:
-            yield f"{times:.3g} times beyond the largest {WORDS[axis]}"
+            yield f"{multiple(times)} times beyond the largest {WORDS[axis]}"
         if at[axis] < smallest * (1 - SAME):
             yield f"below the smallest {WORDS[axis]}, {smallest:,.0f}"
+
+
+def multiple(times: float) -> str:
+    """Three digits in words that people read: 0.5, 2.67, 1,004."""
+    return f"{times:,.0f}" if times >= 1000 else f"{times:.3g}"
 
 
 def _thin(chosen: Choice) -> Iterator[str]:

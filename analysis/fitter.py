@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from analysis.fit import Fit, Status, fit
+from analysis.fit import Fit, fit
 from analysis.laws import ALIASES, LAWS
 from analysis.laws.law import Law
-from analysis.points import Points, points
+from analysis.points import Points, cell_means, points
 from analysis.problems import unknown
 
 AUTO = "auto"
 AXES = ("n_params", "n_images")
 WORDS = {"n_params": "model size", "n_images": "data size", "train_flops": "compute"}
 BOTH = ("chinchilla", "chinchilla_tied")
-"""Laws of both sizes in the order they are tried: the second ties the exponents and asks less of the design."""
+"""Laws of both sizes: the second ties the exponents and asks less of the design."""
+ROUNDING = 1e-20
+"""Least mean square of logarithms that counts: below it a law without noise is exact."""
 SAME = 0.01
 """Relative difference below which two sizes are one."""
 
@@ -45,6 +47,17 @@ def law_named(name: str) -> Law:
     if found is None or found.name not in known:
         raise ValueError(unknown("law", name, known))
     return found
+
+
+def aicc(found: Fit) -> float:
+    """Akaike's criterion for few points (Hurvich and Tsai 1989) of logarithms: a point a cell, k parameters and
+    the scatter. Infinite where cells are too few to tell."""
+    cells = cell_means(found.points)
+    n, k = len(cells), len(found.theta) + 1
+    if n - k < 2:
+        return np.inf
+    squares = float(((found.law.log_predict(cells.x, found.theta) - np.log(cells.y)) ** 2).sum())
+    return n * np.log(max(squares / n, ROUNDING)) + 2 * k * n / (n - k - 1)
 
 
 def sizes_of(rows: pd.DataFrame, axis: str) -> list[float]:
@@ -82,21 +95,22 @@ class Fitter:
 
     @cached_property
     def surface(self) -> tuple[Choice | None, list[str]]:
-        """The first law of both sizes that converges, else the first that is usable, else None; and refusals."""
+        """The usable law of both sizes with the least `aicc`, None if none is usable; and what is wrong with others."""
         laws = [self.wanted] if self.wanted else [LAWS[name] for name in BOTH]
         design = f"{len(self.sizes['n_params'])} model sizes x {len(self.sizes['n_images'])} data sizes"
-        usable, refusals = list[Choice](), list[str]()
-        for law in laws:
-            found = fit(law, _points(self.rows, AXES))
-            if found.status.usable:
-                usable.append(Choice(axes=AXES, rows=self.rows, fit=found, why=f"both sizes vary ({design})"))
-            if found.status is Status.CONVERGED:
-                break
-            refusals.append(f"{law.name}: {found.reason}")
-        best = next((c for c in usable if c.fit.status is Status.CONVERGED), usable[0] if usable else None)
-        if best is not None and best.fit.law is not laws[0]:
-            best = replace(best, why=f"{best.why}; not {refusals[0]}")
-        return best, refusals
+        given = _points(self.rows, AXES)
+        fits = [fit(law, given) for law in laws]
+        refusals = [f"{found.law.name}: {found.reason}" for found in fits if not found.status.usable]
+        usable = sorted((found for found in fits if found.status.usable), key=aicc)
+        if not usable:
+            return None, refusals
+        why = f"both sizes vary ({design})"
+        if len(usable) > 1:
+            scores = ", ".join(f"{found.law.name} {aicc(found):.1f}" for found in usable)
+            why += f"; the least AICc over sizes ({scores})"
+        elif refusals:
+            why += f"; not {refusals[0]}"
+        return Choice(axes=AXES, rows=self.rows, fit=usable[0], why=why), refusals
 
     def _along_one(self, at: dict[str, float], refusals: list[str]) -> Choice:
         """A law along one axis through the runs that have the other as asked."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analysis.cli import add_verbs
-from scaling import looking, verbs
+from scaling import asking, looking, verbs
 
 DONE, BAD_INPUT, SOME_FAILED, OVER_BUDGET, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes."""
@@ -119,13 +119,22 @@ def _of_a_sweep(verb: Add) -> None:
     stop = verb("stop", verbs.stop, "let what runs save its checkpoint and go; `scaling run` goes on")
     stop.add_argument("--drain", action="store_true", help="let what runs finish instead")
     cancel = verb("cancel", verbs.cancel, "end runs at once and keep them from starting until resumed")
-    report = verb("report", verbs.report, "write a sweep's report again from what is there")
+    report = verb(
+        "report",
+        asking.report,
+        "write a sweep's report again from what is there, or that of any table",
+        undone="written",
+    )
+    predict = verb("predict", asking.predict, "what a run that nobody made would give, by the laws of a sweep")
     export = verb("export", verbs.export, "all results as one table")
     sync = verb("sync", verbs.sync, "make MLflow again what the run directories say")
-    for added in (status, logs, failures, pause, resume, stop, cancel, report, export, sync):
+    for added in (status, logs, failures, pause, resume, stop, cancel, predict, export, sync):
         added.add_argument("name", help="the sweep's YAML, or its name")
+    asking.add_report_options(report)
+    asking.add_predict_options(predict)
+    for added in (status, logs, failures, pause, resume, stop, cancel, report, predict, export, sync):
         _root(added)
-    for added in (status, failures):
+    for added in (status, failures, predict):
         _json(added)
     logs.add_argument("run", nargs="?", help="beginning of its fingerprint, or (part of) its point")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it prints, until the run is over")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -138,12 +138,19 @@ def provenance(plan: Plan) -> dict[str, str]:
     return {
         "sweep": plan.document.path,
         "runs": f"{sum(run.done for run in plan.runs)} of {len(plan.runs)} done",
-        "written": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "commit": _commit(),
         "run directories": os.path.relpath(plan.root / "runs"),
         "devices": "; ".join(devices),
+        **of_this_program(VERSIONS),
+    }
+
+
+def of_this_program(packages: Sequence[str]) -> dict[str, str]:
+    """When, and with which code."""
+    return {
+        "written": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": _commit(),
         "python": platform.python_version(),
-        **{name: version(name) for name in VERSIONS},
+        **{name: version(name) for name in packages},
     }
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.extrapolate import Held, Prediction, Predictor, Target
+from analysis.fitter import aicc
 from analysis.observations import Rules, held_out, kept, load
 from analysis.series import Series, series
 
@@ -61,7 +62,9 @@ def test_where_both_sizes_vary_the_law_of_both_is_found_and_followed() -> None:
     answer = ask(of(table()), n_params=1e9, n_images=1e7, train_flops=6e16)
     assert answer.value == pytest.approx(planted(1e9, 1e7), rel=1e-6)
     assert answer.law == "chinchilla"
-    assert answer.why == "both sizes vary (5 model sizes x 4 data sizes)"
+    assert answer.why.startswith(
+        "both sizes vary (5 model sizes x 4 data sizes); the least AICc over sizes (chinchilla -9"
+    )
     assert answer.beyond == pytest.approx({"n_params": 10, "n_images": 15.625, "train_flops": 100})
     assert answer.n_cells == 20
     assert len(answer.runs) == 40
@@ -80,6 +83,21 @@ def test_a_design_too_small_for_both_exponents_takes_the_law_that_ties_them_and_
     assert answer.why.startswith(
         "both sizes vary (5 model sizes x 2 data sizes); not chinchilla: 2 distinct data sizes"
     )
+
+
+def test_of_two_laws_of_both_sizes_the_one_that_fits_for_its_parameters_is_taken() -> None:
+    rows = table()
+    tied = rows.assign(error=30 * rows["n_params"] ** -0.4 + 12 * rows["n_images"] ** -0.4 + 0.02)
+    noise = np.exp(0.01 * np.random.default_rng(1).standard_normal(len(rows)))
+    assert ask(of(tied.assign(error=tied["error"] * noise)), n_params=1e9).law == "chinchilla_tied"
+    free = rows.assign(error=300 * rows["n_params"] ** -0.6 + 0.9 * rows["n_images"] ** -0.15 + 0.02)
+    assert ask(of(free.assign(error=free["error"] * noise)), n_params=1e9).law == "chinchilla"
+
+
+def test_too_few_sizes_for_a_criterion_have_none() -> None:
+    few = Predictor(of(table(sizes=SIZES[:3], images=(1e4, 4e4)))).fitter.surface[0]
+    assert few is not None
+    assert aicc(few.fit) == np.inf
 
 
 def test_along_the_axis_that_varies_the_other_stays_as_it_is() -> None:

@@ -1,0 +1,180 @@
+"""`scaling predict`: a sweep's runs, made up by a law, foretell runs that it has not; what is held out is compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaling.cli import main
+from scaling.errors import SpecError
+from scaling.forecasting import Asked, cost_at, predict
+from scaling.plan import Plan
+from scaling.records import ProbeResult
+
+Make = Callable[..., Plan]
+GRID = (
+    ("model: [vit_atto]", "model: [vit_atto, vit_femto, vit_pico, vit_nano]"),
+    ("algorithm: [mae, dinov2]", "algorithm: [mae]"),
+    ("n_images: [16, 32]", "n_images: [16, 32, 64]"),
+    ("mixture: [all, ct_only]", "mixture: [all]"),
+    ("  ct_only: {ct: 1}\n", ""),
+    ("seed: [0]", "seed: [0, 1]"),
+    ("  dinov2: {prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1}\n", "  mae: {}\n"),
+    ("probe: {bootstrap: 20, ", "probe: {tasks: [ct_lesion, smear_cells], bootstrap: 20, "),
+)
+HELD = ("mixtures:", "holdout:\n  - {model: vit_nano, n_images: 64}\nmixtures:")
+
+
+def error(n_params: float, n_images: float, seed: int, task: str) -> float:
+    """By a law of both sizes; seeds and tasks differ by a percent."""
+    luck = 1 + 0.01 * (seed - 0.5) + 0.005 * (task == "ct_lesion")
+    return (60 * n_params**-0.6 + 0.5 * n_images**-0.3 + 0.01) * luck
+
+
+def fill(plan: Plan, pretend: Any) -> Plan:
+    """As if every run had been made."""
+    for run in plan.runs:
+        pretend.trained(run)
+        for fingerprint, info in run.tasks.items():
+            n_images, n_params = run.point.n_images, run.cost.n_params
+            wrong = error(n_params, n_images, run.point.seed, info.name) if n_images else 0.4
+            result = ProbeResult(
+                task=info.name,
+                modality=info.modality,
+                probe="linear",
+                auc=1 - wrong,
+                auc_se=0.001,
+                accuracy=None,
+                accuracy_se=None,
+                chance_auc=0.5,
+                chance_accuracy=0.5,
+                n_test=64,
+            )
+            path = run.dir.path / "probes" / f"{fingerprint}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps([dataclasses.asdict(result)]))
+    plan.save()
+    return plan
+
+
+@pytest.fixture
+def plan(plan_of: Make, pretend: Any) -> Plan:
+    return fill(plan_of(*GRID, HELD), pretend)
+
+
+def test_a_model_beyond_the_grid_is_predicted_with_its_own_parameters_and_flops(plan: Plan) -> None:
+    found = predict(plan, Asked(model="vit_s", n_images=48))
+    (answer,) = found.predictions
+    assert (answer.model, answer.law, answer.n_tasks) == ("vit_s", "chinchilla", 2)
+    cost = cost_at(plan, "mae", "all", "vit_s", 48)
+    largest = max(run.cost.n_params for run in plan.runs if run.point.n_images)
+    assert answer.n_params == cost.n_params > 10 * largest
+    assert answer.beyond["n_params"] == cost.n_params / largest
+    assert answer.beyond["n_images"] == 48 / 64
+    held = [run for run in plan.runs if run.holdout]
+    fitted = [run for run in plan.runs if run.point.n_images and not run.holdout]
+    assert set(answer.runs) == {run.dir.run for run in fitted}
+    assert answer.beyond["train_flops"] == pytest.approx(cost.train_flops / max(r.cost.train_flops for r in fitted))
+    truth = sum(error(cost.n_params, 48, 0.5, task) for task in ("ct_lesion", "smear_cells")) / 2  # type: ignore[arg-type]
+    assert answer.value == pytest.approx(truth, rel=1e-3)
+    assert {h.run for h in found.held} == {run.dir.run for run in held}
+    assert all(h.inside and abs(h.off) < 0.02 for h in found.held)
+
+
+def test_more_images_than_a_run_sees_make_the_run_longer_and_that_is_said(plan: Plan) -> None:
+    (answer,) = predict(plan, Asked(model="vit_nano", n_images=1000)).predictions
+    assert answer.warnings[0] == (
+        "all runs saw 64 images, too few to see 1,000 once: what a longer training does is not in the data"
+    )
+    assert answer.beyond["train_flops"] == pytest.approx(1008 / 64)  # whole batches of 16
+
+
+def test_without_sizes_the_largest_that_was_run_is_meant(plan: Plan) -> None:
+    (answer,) = predict(plan, Asked()).predictions
+    assert (answer.model, answer.n_images) == ("vit_nano", 64)
+    assert answer.beyond == pytest.approx({"n_params": 1, "n_images": 1, "train_flops": 1})
+
+
+def test_tasks_can_be_asked_for_one_by_one(plan: Plan) -> None:
+    each = predict(plan, Asked(model="vit_s", tasks=("all",)))
+    assert [p.task for p in each.predictions] == ["ct_lesion", "smear_cells"]
+    assert len(each.held) == 4
+    (one,) = predict(plan, Asked(model="vit_s", tasks=("smear_cells",))).predictions
+    assert one == each.predictions[1]
+
+
+def test_everything_that_means_nothing_is_said_at_once(plan: Plan) -> None:
+    asked = Asked(model="vit_x", algorithm="mea", mixture="al", tasks=("smear",), law="chinchila", n_images=-1)
+    with pytest.raises(SpecError) as caught:
+        predict(plan, asked)
+    assert [str(problem).split(" known: ")[0] for problem in caught.value.problems] == [
+        "--model: unknown model 'vit_x'; did you mean 'vit_s'?",
+        "--algorithm: unknown algorithm 'mea'; did you mean 'mae'?",
+        "--mixture: unknown mixture 'al'; did you mean 'all'?",
+        "--task: unknown task 'smear'; did you mean 'smear_cells'?",
+        "--n-images: -1 is no number of images; give one above 0",
+        "--law: unknown law 'chinchila'; did you mean 'chinchilla'?",
+    ]
+    with pytest.raises(SpecError, match="--probe: unknown probe 'knnn'; known: linear"):
+        predict(plan, Asked(probe="knnn"))
+
+
+def test_a_sweep_without_results_has_nothing_to_fit(plan_of: Make) -> None:
+    with pytest.raises(
+        SpecError, match=r"tiny: no run has a result of the linear probe to fit; `scaling run .*` first"
+    ):
+        predict(plan_of(), Asked())
+
+
+def test_predict_prints_the_answer_its_law_its_doubts_and_what_was_held_out(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "tiny", "--root", str(plan.root), "--model", "vit_s", "--n-images", "21e6"]) == 0
+    said = capsys.readouterr().out
+    assert said.split()[4:6] == ["n_images", "error"]
+    assert "n_images 328,125x" in said
+    assert "mae / all / mean of 2 tasks: chinchilla law, E + A N^-alpha + B D^-beta: both sizes vary (4 model" in said
+    assert "note: all runs saw 64 images, too few to see 21,000,000 once" in said
+    assert "held out: 2 of 2 within their interval" in said
+    assert sum(line.rstrip().endswith("yes") for line in said.splitlines()) == 2
+
+
+def test_predict_as_json_has_every_number_and_run_and_null_for_none(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", "tiny", "--root", str(plan.root), "--json"]
+    assert main([*command, "--model", "vit_s"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    (answer,) = values["predictions"]
+    assert answer["run_low"] < answer["low"] < answer["value"] < answer["high"] < answer["run_high"]
+    assert len(answer["runs"]) == 22
+    assert [held["inside"] for held in values["held_out"]] == [True, True]
+    assert main([*command, "--law", "broken3"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["predictions"][0]["value"] is None
+    assert values["predictions"][0]["reason"]
+    assert values["held_out"][0]["inside"] is None
+
+
+def test_a_refusal_is_an_answer_in_words(plan_of: Make, pretend: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    one = (*GRID[:2], ("n_images: [16, 32]", "n_images: [16]"), *GRID[3:])
+    plan = fill(plan_of(*one), pretend)
+    assert main(["predict", "tiny", "--root", str(plan.root), "--n-images", "1000"]) == 0
+    said = capsys.readouterr().out
+    assert "mae / all / mean of 2 tasks: n_images 1,000 was asked for and is 16 in all runs, so what it does" in said
+    assert "refused" in said
+
+
+def test_predict_can_be_asked_by_the_yaml_and_mistakes_exit_with_two(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(Path(plan.document.path)), "--model", "vit_s"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "tiny", "--root", str(plan.root), "--model", "vit_x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("1 problem, nothing was done:\n  --model: unknown model 'vit_x'")
