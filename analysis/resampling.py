@@ -1,20 +1,46 @@
 """Resamples of a fit's points, all at once: which points weigh how much, or what their y might have been.
 
 By cluster: seeds of a cell and durations of a trunk are drawn together, because they share luck. Case resampling asks
-nothing of the noise but many clusters; the wild bootstrap keeps the design, so that it works with few.
+nothing of the noise but many clusters. With few, the design is kept: the wild bootstrap turns the residuals about, and
+where a robust objective leaves most residuals at zero (as many as parameters), normal noise is drawn instead.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from analysis.fit import FLAT, Fit
+from analysis.fit import FLAT, Fit, refits
 from analysis.objective import Objective
 from analysis.points import Index, Matrix, Points, Vector
 from analysis.solver import Mask
 
 WEBB = np.sqrt(np.array([0.5, 1.0, 1.5]))
 """Six-point weights, +- each: as many distinct draws from few clusters as +-1 has not (Webb 2014, QED 1315)."""
+ROUNDING = 1e-12
+"""Least residual deviation believed: errors equal to the last digit are no proof of a law without noise."""
+
+
+def resampled(found: Fit, method: str, n: int, seed: int) -> tuple[Matrix, Vector]:
+    """Thetas (B, p), and (B,) by how much their distance from the optimum is to be scaled; B <= n found an optimum."""
+    rng = np.random.default_rng(seed)
+    if method == "bootstrap":
+        weights = case_weights(found.points, n, rng)
+        thetas, _ = refits(found, weights=weights[identified(found, weights)])
+        scales = np.ones(len(thetas))
+    elif method == "wild":
+        thetas, _ = refits(found, targets=wild_targets(found, n, rng))
+        scales = np.ones(len(thetas))
+    else:
+        noise = noise_of(found)
+        targets = normal_targets(found, noise, n, rng)
+        thetas, _ = refits(found, targets=targets)
+        curves = found.law.evaluate(found.points.x, np.where(np.isfinite(thetas), thetas, found.theta))[0]
+        own = noise.deviation(found.objective.residuals(curves, targets))
+        scales = np.maximum(noise.deviation(found.residuals[None]), ROUNDING) / np.maximum(own, ROUNDING)
+    fine = np.isfinite(thetas).all(axis=1)
+    return thetas[fine], scales[fine]
 
 
 def cluster_index(points: Points) -> tuple[Index, int]:
@@ -84,6 +110,54 @@ def corrected_residuals(found: Fit, index: Index, n_clusters: int) -> Vector:
         scale = np.where(values > 1e-8, 1 / np.sqrt(np.maximum(values, 1e-8)), 0.0)
         corrected[rows] = vectors @ (scale * (vectors.T @ (root[rows] * residuals[rows]))) / root[rows]
     return corrected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Normal noise of cells and of runs in them, as the residuals of a fit have it."""
+
+    means: Matrix
+    """(cells, n) takes the weighted mean of each cell."""
+    cell: Index
+    """(n,) of each point; only points that weigh anything count in `means`."""
+    free: int
+    """Cells minus parameters."""
+
+    def deviation(self, residuals: Matrix) -> Vector:
+        """(B,) of cell means about a curve with as many parameters, from residuals (B, n)."""
+        return np.sqrt(((residuals @ self.means.T) ** 2).sum(axis=1) / self.free)
+
+
+def noise_of(found: Fit) -> Noise:
+    points = found.points
+    _, cell = np.unique(np.column_stack([points.clusters, points.x]), axis=0, return_inverse=True)
+    cell = cell.ravel()
+    holds = (cell == np.arange(cell.max() + 1)[:, None]) * points.weights
+    total = holds.sum(axis=1)
+    means = holds[total > 0] / total[total > 0, None]
+    return Noise(means=means, cell=cell, free=len(means) - len(found.theta))
+
+
+def normal_targets(found: Fit, noise: Noise, n: int, rng: np.random.Generator) -> Matrix:
+    """(n, len(points)) of y: the curve plus normal noise, shared in a cell as far as the residuals say.
+
+    Cell means scatter about the curve as theirs do; runs in a cell about its mean as theirs do, but never more than
+    the means can have from it.
+    """
+    points, residuals = found.points, -found.residuals
+    seen = points.weights > 0
+    between = float(noise.deviation(residuals[None])[0]) ** 2
+    runs = seen.sum() / len(noise.means)
+    about = residuals - np.bincount(noise.cell, residuals * seen)[noise.cell] / np.maximum(
+        np.bincount(noise.cell, 1.0 * seen)[noise.cell], 1
+    )
+    repeats = seen.sum() - len(noise.means)
+    within = min(float((about[seen] ** 2).sum()) / repeats, runs * between) if repeats else 0.0
+    shared = np.sqrt(max(between - within / runs, 0.0)) * rng.standard_normal((n, noise.cell.max() + 1))
+    moved = shared[:, noise.cell] + np.sqrt(within) * rng.standard_normal((n, len(points)))
+    curve = found.law.log_predict(points.x, found.theta)
+    with np.errstate(over="ignore"):
+        return np.exp(curve + moved) if found.objective.logs else np.exp(curve) + moved
 
 
 def orthonormal(found: Fit, objective: Objective) -> Matrix:

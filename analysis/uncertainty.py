@@ -2,8 +2,10 @@
 
 `profile`: Student's t made exact for curved laws; few sizes, squared objectives. `delta`: the same where the law is
 linear in its parameters (then equal), else its fast approximation. `bootstrap`: cases by cluster; many clusters, any
-objective. `wild`: residuals by cluster; few clusters. `auto` takes the first that its conditions allow: for squares of
-independent cells delta where exact, else profile; for all else bootstrap from `MANY` clusters on, below them wild.
+objective. `parametric`: normal noise drawn anew, each draw measured in its own residual deviation (a bootstrap-t); few
+cells, any objective. `wild`: residuals by cluster; few trunks. `auto` takes the first that its conditions allow: for
+squares of independent cells delta where exact, else profile; for all else bootstrap from `MANY` clusters on, below them
+parametric for cells and wild for trunks.
 
 Runs of equal inputs and one cluster (seeds of a cell) share whatever is peculiar to that cell, so profile and delta
 count each cell once: residuals and degrees of freedom are those of cell means. A caller who knows runs to be
@@ -13,7 +15,7 @@ independent says so by giving each its own cluster. Coverage is measured: result
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
@@ -21,15 +23,13 @@ import numpy as np
 from scipy import stats
 
 from analysis import profile
-from analysis.fit import Fit, Status, refits
+from analysis.fit import Fit, Status
 from analysis.points import Matrix, Points, Vector
-from analysis.resampling import case_weights, cluster_index, identified, wild_targets
+from analysis.resampling import ROUNDING, cluster_index, noise_of, resampled
 
-Method = Literal["auto", "profile", "bootstrap", "wild", "delta"]
+Method = Literal["auto", "profile", "bootstrap", "parametric", "wild", "delta"]
 MANY = 20
 """Clusters from which on case resampling covers; below, draws of the same few points scatter too little."""
-ROUNDING = 1e-12
-"""Least residual deviation believed: errors equal to the last digit are no proof of a law without noise."""
 DROPPED = 0.5
 """Share of resamples that may fail; above it the others are a selection and there is no interval."""
 NORMAL = float(stats.norm.ppf(0.975))
@@ -75,14 +75,16 @@ def uncertainty(
             free = 0
         return Uncertainty(fit=found, method=chosen, level=level, free=free, draws=_none(found), notes=tuple(notes))
     free = n_clusters - len(found.theta)
-    draws = _draws(found, chosen, n, np.random.default_rng(seed)) if free > 0 else _none(found)
+    if chosen == "parametric":
+        free = noise_of(found).free
+    draws, scales = resampled(found, chosen, n, seed) if free > 0 else (_none(found), np.empty(0))
     if (n_dropped := n - len(draws)) and free > 0:
         notes.append(f"{n_dropped} of {n} resamples left out: too few distinct sizes in them, or no optimum")
     if chosen == "bootstrap" and n_clusters < MANY:
         notes.append(f"{n_clusters} clusters are few for a bootstrap of cases (from {MANY} on it covers as stated)")
     if n_dropped > DROPPED * n:
         draws = _none(found)
-    return Uncertainty(fit=found, method=chosen, level=level, free=free, draws=draws, notes=tuple(notes))
+    return Uncertainty(fit=found, method=chosen, level=level, free=free, draws=draws, scales=scales, notes=tuple(notes))
 
 
 def _none(found: Fit) -> Matrix:
@@ -95,7 +97,9 @@ def _chosen(found: Fit, n_clusters: int) -> tuple[Method, list[str]]:
         return ("delta" if _linear(found) else "profile"), []
     if n_clusters >= MANY:
         return "bootstrap", []
-    return "wild", [f"{n_clusters} clusters by {found.objective.name}: intervals of so few are rough"]
+    if _clusters_are_cells(found.points):
+        return "parametric", []
+    return "wild", [f"{n_clusters} trunks are few: their intervals are rough"]
 
 
 def _clusters_are_cells(points: Points) -> bool:
@@ -111,15 +115,6 @@ def _linear(found: Fit) -> bool:
         return False
     here, there = (found.law.log_gradient(found.points.x, found.theta + shift) for shift in (0.0, 0.1))
     return bool(np.array_equal(here, there))
-
-
-def _draws(found: Fit, method: Method, n: int, rng: np.random.Generator) -> Matrix:
-    if method == "wild":
-        thetas, _ = refits(found, targets=wild_targets(found, n, rng))
-    else:
-        weights = case_weights(found.points, n, rng)
-        thetas, _ = refits(found, weights=weights[identified(found, weights)])
-    return thetas[np.isfinite(thetas).all(axis=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +154,9 @@ class Uncertainty:
     """Degrees of freedom of Student's t: cells, or clusters where resampled, minus parameters."""
     draws: Matrix
     """(B, p) thetas of resamples; empty for methods without."""
-    notes: tuple[str, ...]
+    scales: Vector = field(default_factory=lambda: np.empty(0))
+    """(B,) by which a draw's distance from the optimum is scaled: residual deviation over that of the draw itself."""
+    notes: tuple[str, ...] = ()
     """What was known before any interval was asked for."""
 
     def parameters(self) -> dict[str, Estimate]:
@@ -202,7 +199,7 @@ class Uncertainty:
 
     @property
     def _resampled(self) -> bool:
-        return self.method in ("bootstrap", "wild")
+        return self.method in ("bootstrap", "parametric", "wild")
 
     @cached_property
     def _t(self) -> float:
@@ -341,21 +338,22 @@ class Uncertainty:
         if not len(drawn):
             return np.full_like(value, np.nan), np.full_like(value, np.nan)
         tail = (1 - self.level) / 2
-        stretch = self._t / float(stats.norm.ppf(1 - tail))
+        stretch = 1.0 if self.method == "parametric" else self._t / float(stats.norm.ppf(1 - tail))
         if self.method == "bootstrap":
             stretch *= float(np.sqrt(1 + len(self.fit.theta) / self.free))
-        low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
-        return value + stretch * (low - value), value + stretch * (high - value)
+        low, high = np.quantile((drawn - value) * self.scales[:, None], (tail, 1 - tail), axis=0)
+        return value + stretch * low, value + stretch * high
 
     def _scatter(self, shape: tuple[int, ...]) -> Matrix:
-        """What single runs add to the curve's draws: residuals of the runs themselves, drawn at random."""
+        """What single runs add to the curve's draws: the runs' own residuals where they are many, else normal noise."""
+        rng = np.random.default_rng(0)
+        if self.method != "bootstrap":
+            return np.sqrt(self._one_run) * rng.standard_normal(shape)
         points = self.fit.points
         seen = points.weights > 0
-        mean = points.weights[seen].mean()
-        residuals = -self.fit.residuals[seen] * np.sqrt(points.weights[seen] / mean)
-        residuals *= np.sqrt(len(residuals) / max(1, len(residuals) - len(self.fit.theta)))
+        residuals = -self.fit.residuals[seen] * np.sqrt(points.weights[seen] / points.weights[seen].mean())
         runs = max(points.n_runs, len(points)) / len(points)
-        return np.random.default_rng(len(points)).choice(residuals, shape) * np.sqrt(runs)
+        return rng.choice(residuals, shape) * np.sqrt(runs)
 
 
 def _deviation(drawn: Vector) -> float:
