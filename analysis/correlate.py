@@ -126,14 +126,14 @@ def correlate(
     named = tasks.assign(**{key: tasks[key].astype(str)}).set_index(key)
     names = numeric_columns(named, without=(*by, column)) if features is None else list(features)
     groups = list(_groups(benefits, named.index, key, column, by, se))
-    held = _numbers(named, control) if control else None
+    held = feature_numbers(named, control) if control else None
     pairs = _Pairs(
         tasks=[str(name) for name in named.index],
         features=names,
-        x=np.array([_numbers(named, name) for name in names]).reshape(len(names), len(named)),
+        x=np.array([feature_numbers(named, name) for name in names]).reshape(len(names), len(named)),
         present=[name.removeprefix(LOGARITHM) in named or name in named for name in names],
         groups=groups,
-        control=control if control and np.isfinite(_numbers(named, control)).any() else "",
+        control=control if control and np.isfinite(feature_numbers(named, control)).any() else "",
         held=np.full(len(named), np.nan) if held is None else held,
         seed=seed,
     )
@@ -178,10 +178,10 @@ def _check(
         raise ValueError("\n".join(problems))
 
 
-def _numbers(tasks: pd.DataFrame, name: str) -> Vector:
+def feature_numbers(tasks: pd.DataFrame, name: str) -> Vector:
     """A feature of every task, NaN where it has none."""
     if name not in tasks and name.startswith(LOGARITHM):
-        plain = _numbers(tasks, name.removeprefix(LOGARITHM))
+        plain = feature_numbers(tasks, name.removeprefix(LOGARITHM))
         return np.log10(np.where(plain > 0, plain, np.nan))
     if name not in tasks:
         return np.full(len(tasks), np.nan)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.benefit import benefits, headline
+from analysis.benefit import DEFINITIONS, benefits, headline
 from analysis.correlate import correlate
 from analysis.figures import benefit as benefit_figure
 from analysis.figures import correlation as correlation_figure
@@ -142,6 +142,16 @@ def test_the_benefit_figure_orders_tasks_by_their_exponent(sweep: Sweep, exponen
     assert drawn == sorted(exponents, key=exponents.__getitem__)
 
 
+@pytest.mark.parametrize("column", DEFINITIONS)
+def test_the_benefit_figure_draws_any_definition(sweep: Sweep, column: str) -> None:
+    rows = benefit_figure.table(headline(benefits(kept(load(sweep())))), column=column)
+    axes = benefit_figure.draw(rows, xlabel=DEFINITIONS[column], column=column).axes[0]
+    markers = [line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("o", "s")]
+    np.testing.assert_allclose(sorted(markers), sorted(rows[column].dropna()))
+    assert len(axes.texts) == rows[column].isna().sum()
+    assert axes.get_xlabel() == DEFINITIONS[column]
+
+
 def test_the_benefit_figure_says_where_there_is_no_law_no_interval_or_no_end(sweep: Sweep, tmp_path: Path) -> None:
     rows = benefit_rows(sweep)
     rows.loc[0, ["exponent", "exponent_low", "exponent_high"]] = np.nan
@@ -149,7 +159,7 @@ def test_the_benefit_figure_says_where_there_is_no_law_no_interval_or_no_end(swe
     rows.loc[2, ["exponent_low", "exponent_high"]] = [-50.0, 50.0]
     figure = benefit_figure.draw(rows, xlabel="exponent")
     axes = figure.axes[0]
-    assert [text.get_text().strip() for text in axes.texts] == [f"{rows.loc[0, 'algorithm']}: no law"]
+    assert [text.get_text().strip() for text in axes.texts] == [f"{rows.loc[0, 'algorithm']}: no number"]
     assert sum(line.get_markerfacecolor() == "white" for line in axes.lines) == 1
     assert {"<", ">"} <= {line.get_marker() for line in axes.lines}
     assert axes.get_xlim()[1] < 5
@@ -159,7 +169,10 @@ def test_the_benefit_figure_says_where_there_is_no_law_no_interval_or_no_end(swe
 def test_the_correlation_figure_frames_what_survives_and_names_what_has_no_answer(
     sweep: Sweep, tasks: pd.DataFrame
 ) -> None:
-    correlations = correlate(headline(benefits(kept(load(sweep())))), tasks.drop(columns="classes"))
+    tasks = tasks.drop(columns="classes")
+    correlations = correlate(
+        headline(benefits(kept(load(sweep())))), tasks, features=["samples", "classes", "imbalance"]
+    )
     correlations.loc[correlations["feature"] == "samples", "q"] = 0.01
     axes = correlation_figure.draw(correlations).axes[0]
     words = [text.get_text() for text in axes.texts]
