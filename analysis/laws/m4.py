@@ -28,6 +28,8 @@ BELOW = np.array([1.0, 0.4, 0.15, 0.05, 0.01])
 """eps_inf of the starts: the smallest y less these parts of it."""
 ABOVE = np.array([0.003, 0.05, 0.5, 5.0])
 """eps_0 of the starts: the largest y plus these parts of it."""
+KEPT = 3
+"""Starts: the others end in the same narrow valley, and each costs as much as the first."""
 
 
 def softplus(t: Matrix) -> Matrix:
@@ -109,10 +111,10 @@ def starts(x: Matrix, y: Vector) -> Matrix:
         weights = 1 / (y / above + alpha * y / below)
         lines = weighted_lines(columns, np.log(above), weights)
         alpha = np.clip(lines[:, 2:], LEAST_ALPHA, MAX_EXPONENT)
-    found = np.column_stack(
-        [lines[:, :2], np.log(alpha), np.log(np.maximum(eps_inf, np.finfo(float).tiny)), np.log(eps_0)]
-    )
-    return np.clip(found, low, high)
+    floors = np.log(np.maximum(eps_inf, np.finfo(float).tiny))
+    found = np.clip(np.column_stack([lines[:, :2], np.log(alpha), floors, np.log(eps_0)]), low, high)
+    missed = ((evaluate(x, found)[0] - np.log(y)) ** 2).sum(axis=1)
+    return found[np.argsort(missed, kind="stable")[:KEPT]]
 
 
 M4 = Law(
