@@ -13,9 +13,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitter import AUTO, AXES, SAME, WORDS, Choice, Fitter, Unknowable, law_named
+from analysis.points import Matrix
+from analysis.select import Candidate
 from analysis.series import Series
-from analysis.uncertainty import Band, uncertainty
+from analysis.uncertainty import Band
 
+FEW = 3
+"""Degrees of freedom below which Student's t is more than 1.6 times its limit."""
 FAR = 10.0
 """Times beyond the largest size from which on nobody should believe an interval without a run in between."""
 
@@ -33,6 +37,21 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rival:
+    """One law that was tried."""
+
+    law: str
+    score: float
+    """Root mean squared log error in foretelling the larger sizes from the smaller; NaN without one."""
+    weight: float
+    """Of its word in the prediction, 0-1."""
+    value: float
+    """What it alone predicts; NaN without a usable fit."""
+    reason: str
+    """What is wrong with it; empty where all is well."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What a series says about a target."""
 
@@ -45,9 +64,9 @@ class Prediction:
     """Of the run predicted; NaN where neither asked for nor known."""
     n_images: float
     value: float
-    """Error; NaN unless answered, as all numbers below."""
+    """Error, the weighted geometric mean of the laws that foretell well; NaN unless answered, as all numbers below."""
     low: float
-    """95 % interval of the law's curve there."""
+    """95 % interval of the curve there: what each law leaves open, and what they disagree on."""
     high: float
     run_low: float
     """95 % interval of one more run there: the curve's and the scatter of runs."""
@@ -55,10 +74,13 @@ class Prediction:
     beyond: dict[str, float]
     """Size asked for over the largest fitted, by axis; 1 or less is within the data."""
     law: str
+    """The best one."""
     formula: str
     parameters: dict[str, float]
     why: str
     """The choice of the law."""
+    candidates: tuple[Rival, ...]
+    """All that were tried, the best first."""
     status: str
     """Of the fit, `Status.key`, or `refused`."""
     reason: str
@@ -103,9 +125,9 @@ class Held:
 class Predictor:
     """Of one series; every law is fitted once, however many targets are asked for."""
 
-    def __init__(self, of: Series, *, law: str = AUTO, level: float = 0.95) -> None:
+    def __init__(self, of: Series, *, law: str = AUTO) -> None:
         """`law`: a name of `LAWS`, or auto. Raises ValueError for a name that is none."""
-        self.of, self.level = of, level
+        self.of = of
         self.fitter = Fitter(of.rows, None if law == AUTO else law_named(law))
 
     def predict(self, targets: Sequence[Target]) -> list[Prediction]:
@@ -153,31 +175,45 @@ class Predictor:
     def _answers(
         self, chosen: Choice, targets: Sequence[Target], at: Sequence[dict[str, float]]
     ) -> Iterator[Prediction]:
-        found, n = chosen.fit, len(targets)
+        selection, best, n = chosen.selection, chosen.best, len(targets)
         x = np.array([[sizes[axis] for axis in chosen.axes] for sizes in at])
+        usable = selection.winner is not None
         nothing = Band(*[np.full(n, np.nan)] * 3)
-        curve, runs, general = nothing, nothing, []
-        if found.status.usable:
-            doubt = uncertainty(found, level=self.level)
-            curve, runs, general = doubt.curve(x), doubt.new_runs(x), [*_thin(chosen), *doubt.warnings]
+        curve, runs = (selection.curve(x), selection.new_runs(x)) if usable else (nothing, nothing)
         for i, target in enumerate(targets):
             beyond = _beyond(chosen.rows, at[i], target)
             yield replace(
-                _answer(self.of, target, at[i], status=found.status.key, reason=found.reason),
+                _answer(self.of, target, at[i], status=best.fit.status.key, reason=best.fit.reason),
                 value=float(curve.value[i]),
                 low=float(curve.low[i]),
                 high=float(curve.high[i]),
                 run_low=float(runs.low[i]),
                 run_high=float(runs.high[i]),
                 beyond=beyond,
-                law=found.law.name,
-                formula=found.law.formula,
-                parameters=found.parameters,
+                law=best.law.name,
+                formula=best.law.formula,
+                parameters=best.fit.parameters,
                 why=chosen.why,
-                n_cells=len(np.unique(found.points.x, axis=0)),
+                candidates=tuple(_rival(candidate, x[i : i + 1]) for candidate in selection.candidates),
+                n_cells=_n_cells(chosen),
                 runs=tuple(chosen.rows["run"]),
-                warnings=(*_far(chosen, at[i], beyond), *general) if found.status.usable else (),
+                warnings=(*_far(chosen, at[i], beyond), *_thin(chosen)) if usable else (),
             )
+
+
+def _rival(candidate: Candidate, x: Matrix) -> Rival:
+    usable = candidate.fit.status.usable
+    return Rival(
+        law=candidate.law.name,
+        score=candidate.score,
+        weight=candidate.weight,
+        value=float(candidate.fit.predict(x)[0]) if usable else np.nan,
+        reason=candidate.reason,
+    )
+
+
+def _n_cells(chosen: Choice) -> int:
+    return len(np.unique(chosen.best.fit.points.x, axis=0))
 
 
 def _given(size: float) -> float | None:
@@ -218,6 +254,7 @@ def _answer(of: Series, target: Target, at: dict[str, float], *, status: str, re
         formula="",
         parameters={},
         why="",
+        candidates=(),
         status=status,
         reason=reason,
         warnings=(),
@@ -254,3 +291,7 @@ def _thin(chosen: Choice) -> Iterator[str]:
         yield "one seed a size: what seeds do shows only as distance from the law"
     elif single:
         yield f"{single} of {len(cells)} sizes have one seed"
+    free = _n_cells(chosen) - len(chosen.best.fit.theta)
+    if free < FEW:
+        how = "no interval" if free < 1 else "the interval is wide for that reason alone"
+        yield f"{free} degree{'s' * (free != 1)} of freedom: {how}"

@@ -9,19 +9,17 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.fit import Fit, fit
 from analysis.laws import ALIASES, LAWS
 from analysis.laws.law import Law
-from analysis.points import Points, cell_means, points
+from analysis.points import Points, points
 from analysis.problems import unknown
+from analysis.select import Candidate, Selection, select
 
 AUTO = "auto"
 AXES = ("n_params", "n_images")
 WORDS = {"n_params": "model size", "n_images": "data size", "train_flops": "compute"}
 BOTH = ("chinchilla", "chinchilla_tied")
 """Laws of both sizes: the second ties the exponents and asks less of the design."""
-ROUNDING = 1e-20
-"""Least mean square of logarithms that counts: below it a law without noise is exact."""
 SAME = 0.01
 """Relative difference below which two sizes are one."""
 
@@ -36,8 +34,20 @@ class Choice:
     """Inputs of the law, in its order."""
     rows: pd.DataFrame
     """Fitted."""
-    fit: Fit
-    why: str
+    selection: Selection
+    """Of one law if it was asked for by name."""
+    because: str
+    """Of the axes."""
+
+    @property
+    def best(self) -> Candidate:
+        """What the selection prefers; may be without a usable fit."""
+        return self.selection.winner or self.selection.candidates[0]
+
+    @property
+    def why(self) -> str:
+        """In words that a reader can check."""
+        return f"{self.because}; {_preferred(self.selection)}"
 
 
 def law_named(name: str) -> Law:
@@ -47,17 +57,6 @@ def law_named(name: str) -> Law:
     if found is None or found.name not in known:
         raise ValueError(unknown("law", name, known))
     return found
-
-
-def aicc(found: Fit) -> float:
-    """Akaike's criterion for few points (Hurvich and Tsai 1989) of logarithms: a point a cell, k parameters and
-    the scatter. Infinite where cells are too few to tell."""
-    cells = cell_means(found.points)
-    n, k = len(cells), len(found.theta) + 1
-    if n - k < 2:
-        return np.inf
-    squares = float(((found.law.log_predict(cells.x, found.theta) - np.log(cells.y)) ** 2).sum())
-    return n * np.log(max(squares / n, ROUNDING)) + 2 * k * n / (n - k - 1)
 
 
 def sizes_of(rows: pd.DataFrame, axis: str) -> list[float]:
@@ -95,22 +94,17 @@ class Fitter:
 
     @cached_property
     def surface(self) -> tuple[Choice | None, list[str]]:
-        """The usable law of both sizes with the least `aicc`, None if none is usable; and what is wrong with others."""
+        """Laws of both sizes, None if none is usable; and what is wrong with those that are not."""
         laws = [self.wanted] if self.wanted else [LAWS[name] for name in BOTH]
         design = f"{len(self.sizes['n_params'])} model sizes x {len(self.sizes['n_images'])} data sizes"
-        given = _points(self.rows, AXES)
-        fits = [fit(law, given) for law in laws]
-        refusals = [f"{found.law.name}: {found.reason}" for found in fits if not found.status.usable]
-        usable = sorted((found for found in fits if found.status.usable), key=aicc)
-        if not usable:
+        selection = select(_points(self.rows, AXES), laws)
+        by_name = {c.law.name: c.fit for c in selection.candidates}
+        reasons = {law.name: by_name[law.name].reason for law in laws if not by_name[law.name].status.usable}
+        refusals = [f"{name}: {reason}" for name, reason in reasons.items()]
+        if selection.winner is None:
             return None, refusals
-        why = f"both sizes vary ({design})"
-        if len(usable) > 1:
-            scores = ", ".join(f"{found.law.name} {aicc(found):.1f}" for found in usable)
-            why += f"; the least AICc over sizes ({scores})"
-        elif refusals:
-            why += f"; not {refusals[0]}"
-        return Choice(axes=AXES, rows=self.rows, fit=usable[0], why=why), refusals
+        because = f"both sizes vary ({design})" + (f", not {refusals[0]}" if refusals else "")
+        return Choice(axes=AXES, rows=self.rows, selection=selection, because=because), refusals
 
     def _along_one(self, at: dict[str, float], refusals: list[str]) -> Choice:
         """A law along one axis through the runs that have the other as asked."""
@@ -129,11 +123,11 @@ class Fitter:
                 continue
             key = (axis, near[0] if near else None)
             if key not in self.lines:
-                found, why = _one_input(_points(mine, (axis,)), self.wanted)
+                selection = select(_points(mine, (axis,)), [self.wanted] if self.wanted else None)
                 fixed = f", {other} being {near[0]:,.0f}" if near else ""
-                no_surface = f"; no law of both sizes: {refusals[0]}" if both and refusals else ""
-                because = f"the {WORDS[axis]} varies{fixed}; {why}{no_surface}"
-                self.lines[key] = Choice(axes=(axis,), rows=mine, fit=found, why=because)
+                no_surface = f", no law of both sizes ({refusals[0]})" if both and refusals else ""
+                because = f"the {WORDS[axis]} varies{fixed}{no_surface}"
+                self.lines[key] = Choice(axes=(axis,), rows=mine, selection=selection, because=because)
             return self.lines[key]
         raise Unknowable("; ".join(dict.fromkeys(refusals)))
 
@@ -142,10 +136,21 @@ class Fitter:
         return f"all runs have {axis} {sizes[0]:,.0f}" if sizes else f"the table has no {axis}"
 
 
-def _one_input(given: Points, wanted: Law | None) -> tuple[Fit, str]:
-    if wanted is not None:
-        return fit(wanted, given), f"{wanted.name} was asked for"
-    return fit(LAWS["power"], given), "power, the simplest law"
+def _preferred(found: Selection) -> str:
+    """How the law was chosen."""
+    if len(found.candidates) == 1:
+        return f"{found.candidates[0].law.name} was asked for"
+    if found.winner is None:
+        return found.reason
+    if found.reason:
+        return f"{found.winner.law.name}: {found.reason}"
+    winner, *others = found.good
+    n = len(found.cuts)
+    said = f"{winner.law.name} foretold the larger sizes best from the smaller (RMSLE {winner.score:.2g}, {n} times)"
+    if others:
+        names = ", ".join(f"{c.law.name} {c.score:.2g}" for c in others)
+        said += f"; nearly as well, so counted too: {names}"
+    return said
 
 
 def _never_run(axis: str, asked: float, sizes: Sequence[float]) -> str:
