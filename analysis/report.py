@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import answers
-from analysis.blocks import Line, Note, Numbers, Picture, Section, Words, every
+from analysis.blocks import Block, Fold, Line, Note, Numbers, Picture, Section, Words, every
 from analysis.latex import latex
 from analysis.page import html, markdown
 from analysis.sections import axes, benefits, comparing, features, forecasts, frontiers, runs
@@ -87,21 +87,36 @@ def in_short(
     def lines(texts: Iterable[str], *see: str) -> list[Line]:
         return [Line(text=text, see=see) for text in texts]
 
-    said = [
-        *lines(answers.best_run(of.means), "read_outs"),
-        *lines(answers.references(pairs), "references"),
-        *lines(answers.tenfold(of.along["n_params"], "parameters"), "law_n_params"),
-        *lines(answers.tenfold(of.along["n_images"], "images"), "law_n_images"),
-        *[Line(text=text, see=("forecasts",), runs=ids) for text, ids in forecasts.sentences(ahead)],
-        *lines(comparing.sentences(contests), "duels", "shared_parameters"),
-        *lines(frontiers.sentences(splits), "frontier"),
+    def predicted(texts: Iterable[forecasts.Said]) -> list[Line]:
+        return [Line(text=said.text, see=("forecasts", "holdout"), runs=said.runs) for said in texts]
+
+    quoted = {(row.algorithm, row.mixture) for row in of.headline.itertuples()} | {("", "")}
+    said = forecasts.sentences(ahead)
+    first = [one for one in said if one.series in quoted and one.axis != "n_images"]
+    main = [
+        *predicted(first),
+        *lines(comparing.sentences(contests, "algorithm"), "duels", "shared_parameters"),
         *lines(answers.gaining(of.headline), "benefit_headline"),
         *lines(answers.correlated(of.correlations), "correlations_main"),
+        *lines(answers.references(pairs), "references"),
+    ]
+    more = [
+        *lines(answers.best_run(of.means), "read_outs"),
+        *lines(answers.tenfold(of.along["n_params"], "parameters"), "law_n_params"),
+        *lines(answers.tenfold(of.along["n_images"], "images"), "law_n_images"),
+        *predicted(one for one in said if one not in first),
+        *lines(comparing.sentences(contests, "mixture"), "duels", "shared_parameters"),
+        *lines(frontiers.sentences(splits), "frontier"),
     ]
     brackets = "Errors are 1 - AUC, lower is better; square brackets hold 95 % intervals."
     weak = answers.weaknesses(of.fitted, of.lost, of.along["n_params"])
-    notes = [Note(text=text, severity="warning") for text in weak]
-    return Section(title="In short", blocks=[Words(lines=[brackets]), Words(lines=said, bullets=True), *notes])
+    blocks: list[Block] = [
+        Words(lines=[brackets]),
+        Words(lines=main, bullets=True),
+        Fold(title="More answers", blocks=[Words(lines=more, bullets=True)]),
+        *(Note(text=text, severity="warning") for text in weak),
+    ]
+    return Section(title="In short", blocks=blocks)
 
 
 def _write_tables(out: Path, sections: list[Section]) -> None:

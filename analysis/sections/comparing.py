@@ -145,10 +145,12 @@ def sharing_table(found: list[Contest]) -> pd.DataFrame:
     )
 
 
-def sentences(found: list[Contest]) -> list[str]:
-    """Who wins, and whether exponents differ."""
+def sentences(found: list[Contest], category: str) -> list[str]:
+    """Who of a category wins, and whether exponents differ."""
     said = []
     for contest in found:
+        if contest.category != category:
+            continue
         axis = {"n_params": "parameters", "n_images": "images"}[contest.axis]
         for one in contest.duels:
             if one.status:

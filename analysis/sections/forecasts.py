@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.blocks import Block, Note, Numbers, Section, Words
 from analysis.extrapolate import Held, Prediction, Predictor, Target
 from analysis.figures import holdout as figure
+from analysis.figures.style import quantity
 from analysis.sections.drawing import Pen
 from analysis.series import Series, series
 from analysis.study import Study
@@ -144,24 +145,33 @@ def held_table(held: list[Held]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sentences(found: Forecasts) -> list[tuple[str, tuple[str, ...]]]:
-    """Each with the runs behind it: the largest model and data of each series grown tenfold, most informative first."""
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    text: str
+    runs: tuple[str, ...]
+    """Behind the number."""
+    series: tuple[str, str]
+    """Algorithm and mixture; empty texts for held-out runs."""
+    axis: str
+
+
+def sentences(found: Forecasts) -> list[Said]:
+    """One a series and axis, and one on the runs held out."""
     said = []
+    if found.held and (inside := [h.inside for h in found.held if h.inside is not None]):
+        text = f"{sum(inside)} of {len(inside)} held-out runs lie inside the interval that was predicted for them."
+        said.append(Said(text=text, runs=tuple(h.run for h in found.held), series=("", ""), axis=""))
     for forecast in found.forecasts:
         p = forecast.prediction
         if not p.answered or forecast.axis == "":
             continue
         interval = f"[{p.low:.4f}, {p.high:.4f}]" if np.isfinite(p.low + p.high) else "[no interval]"
-        size = f"{p.n_params:.3g} parameters" if forecast.axis == "n_params" else f"{p.n_images:,.0f} images"
+        size = f"{quantity(p.n_params)} parameters" if forecast.axis == "n_params" else f"{p.n_images:,.0f} images"
         text = (
             f"{p.algorithm} / {p.mixture} with ten times the {WORDS[forecast.axis]} ({size}) is predicted to have a "
             f"mean error of {p.value:.4f} {interval} by the {p.law} law"
         )
         far = [w for w in p.warnings if "beyond" in w]
-        said.append((text + (f"; {far[0]}" if far else "") + ".", p.runs))
-    if found.held:
-        inside = [h.inside for h in found.held if h.inside is not None]
-        if inside:
-            runs = tuple(h.run for h in found.held)
-            said.append((f"{sum(inside)} of {len(inside)} held-out runs lie inside their predicted interval.", runs))
+        text += f"; {far[0]}." if far else "."
+        said.append(Said(text=text, runs=p.runs, series=(p.algorithm, p.mixture), axis=forecast.axis))
     return said
