@@ -54,7 +54,7 @@ def test_a_correlation_that_rests_on_one_task_is_none_without_it() -> None:
     without = a.leave_one_out(x, y)
     assert without[4] == 0.0
     assert (without[:4] > 0.8).all()
-    low, high = a.jackknife_interval(a.pearson(x, y), without)
+    low, high = a.pearson_interval(a.pearson(x, y), without)
     assert low < 0 < high
 
 
@@ -155,7 +155,7 @@ def test_false_discoveries_are_controlled_as_by_hand() -> None:
 @pytest.mark.parametrize(("rho", "n"), PLANTED)
 def test_the_interval_of_a_correlation_covers_as_often_as_stated(rho: float, n: int) -> None:
     x, y = pairs(n, rho)
-    assert LEAST <= covered(a.jackknife_interval(a.pearson(x, y), a.leave_one_out(x, y)), rho) <= MOST
+    assert LEAST <= covered(a.pearson_interval(a.pearson(x, y), a.leave_one_out(x, y)), rho) <= MOST
 
 
 @pytest.mark.parametrize(("rho", "n"), PLANTED)
@@ -164,7 +164,7 @@ def test_it_covers_for_skewed_benefits_too_where_fishers_does_less(rho: float, n
     x = rng.standard_normal((SEEDS, n))
     y = rho * x + np.sqrt(1 - rho**2) * (rng.exponential(size=(SEEDS, n)) - 1)
     r = a.pearson(x, y)
-    found = covered(a.jackknife_interval(r, a.leave_one_out(x, y)), rho)
+    found = covered(a.pearson_interval(r, a.leave_one_out(x, y)), rho)
     assert found >= 0.88 * SEEDS  # measured 89-96 %
     if rho == 0.8:
         assert found > covered(a.normal_interval(r, n), rho)
@@ -203,7 +203,7 @@ def test_the_interval_of_a_correlation_corrected_for_errors_covers_the_true_one(
 ) -> None:
     x, y, se = measured(rho, n, share, free)
     r = a.pearson(x, y)
-    low, high = a.jackknife_interval(r, a.leave_one_out(x, y))
+    low, high = a.pearson_interval(r, a.leave_one_out(x, y))
     known = a.reliability(y, se) >= a.MIN_RELIABILITY
     scale = 1 / np.sqrt(np.where(known, a.reliability(y, se), np.nan))
     inside = (np.maximum(low * scale, -1) <= rho) & (rho <= np.minimum(high * scale, 1))
@@ -217,7 +217,7 @@ def test_the_interval_of_a_correlation_corrected_for_errors_covers_the_true_one(
 def test_the_interval_of_a_perfect_correlation_is_a_number() -> None:
     x = np.array([1.0, 2, 4, 5, 9])
     for ends in (
-        a.jackknife_interval(a.pearson(x, 2 * x), a.leave_one_out(x, 2 * x)),
+        a.pearson_interval(a.pearson(x, 2 * x), a.leave_one_out(x, 2 * x)),
         a.normal_interval(np.ones(1), 5),
     ):
         assert (ends[0] > 0.9) & (ends[0] <= ends[1]) & (ends[1] <= 1.0)
