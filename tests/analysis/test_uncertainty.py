@@ -1,9 +1,4 @@
-"""Intervals say 95 % and are right 95 % of the time, on planted laws.
-
-Of 200 honest intervals the number that covers is binomial(200, .95): its central 99.9 % range is 179 to 198 (scipy's
-`binom.ppf`), that is 89.5 to 99 %; the tests ask for the narrower 181 to 197, 90.5 to 98.5 %, which an honest interval
-misses in 0.5 % of all seeds - seldom enough for seeds that are fixed.
-"""
+"""Intervals say 95 % and are right 95 % of the time, on planted laws; what cannot be told is no number."""
 
 from __future__ import annotations
 
@@ -11,135 +6,201 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.fit import Fit, Status, cell_means, fit
+from analysis.fit import Fit, Status, fit
 from analysis.laws import LAWS
-from analysis.laws.law import Law, Vector
-from analysis.uncertainty import mean_interval, parameter_intervals, prediction_band
+from analysis.objective import LOG_HUBER, LOG_SQUARED, SQUARED, Objective
+from analysis.points import Index, Vector, cell_means, points
+from analysis.uncertainty import mean_interval, uncertainty
+from tests.benchmarks.coverage import Design, covered, one_by_one, planted, profiles
 
 POWER, SATURATING = LAWS["power"], LAWS["saturating"]
-SEEDS = 200
-COVERS = (181, 197)
-PLANTED = np.array([-0.5, 0.12])
+SIZES = np.geomspace(1e5, 1e8, 6)
 
 
-def noisy(law: Law, parameters: Vector, x: Vector, deviation: float, seed: int) -> Vector:
-    return law.predict(x, parameters) * np.exp(deviation * np.random.default_rng(seed).standard_normal(len(x)))
+def noisy(x: Vector, deviation: float = 0.02, seed: int = 0) -> Vector:
+    return 0.6 * x**-0.12 * np.exp(deviation * np.random.default_rng(seed).standard_normal(len(x)))
 
 
-def n_covering(fits: list[Fit], name: str, truth: float) -> int:
-    intervals = [parameter_intervals(found)[name] for found in fits]
-    return sum(interval.low <= truth <= interval.high for interval in intervals)
+def line(x: Vector = SIZES, *, objective: Objective = LOG_SQUARED, clusters: Index | None = None, seed: int = 0) -> Fit:
+    return fit(POWER, points(x, noisy(x, seed=seed), clusters=clusters), objective=objective)
 
 
-@pytest.mark.parametrize("n_sizes", [3, 4, 6])
-@pytest.mark.parametrize("deviation", [0.005, 0.1])
-def test_a_power_laws_exponent_is_covered_as_often_as_stated(n_sizes: int, deviation: float) -> None:
-    x = np.geomspace(1e6, 1e9, n_sizes)
-    fits = [fit(POWER, x, noisy(POWER, PLANTED, x, deviation, seed)) for seed in range(SEEDS)]
-    assert COVERS[0] <= n_covering(fits, "b", PLANTED[1]) <= COVERS[1]
+def above_floor(x: Vector, ln_c: float = -3.0, seed: int = 0) -> Vector:
+    noise = 0.02 * np.random.default_rng(seed).standard_normal(len(x))
+    return (np.exp(1) * x**-0.25 + np.exp(ln_c)) * np.exp(noise)
 
 
-@pytest.mark.parametrize("size_deviation", [0.0, 0.05])
-def test_several_seeds_a_size_keep_the_coverage_whether_or_not_sizes_have_luck_of_their_own(
-    size_deviation: float,
-) -> None:
-    # Seeds scatter by .03 about their size, and each size scatters about the law.
-    sizes, seeds = np.geomspace(1e6, 1e9, 4), 5
-    x, fits = np.repeat(sizes, seeds), []
-    for seed in range(SEEDS):
-        shared = size_deviation * np.random.default_rng([seed, 1]).standard_normal(len(sizes))
-        fits.append(fit(POWER, x, noisy(POWER, PLANTED, x, 0.03, seed) * np.exp(np.repeat(shared, seeds))))
-    assert COVERS[0] <= n_covering(fits, "b", PLANTED[1]) <= COVERS[1]
+# What is chosen
 
 
-def test_a_power_laws_interval_is_that_of_linear_regression() -> None:
-    x = np.geomspace(1e6, 1e9, 5)
-    y = noisy(POWER, PLANTED, x, 0.05, 0)
-    line = stats.linregress(np.log(x), np.log(y))
-    half = stats.t.ppf(0.975, 3) * line.stderr
-    interval = parameter_intervals(fit(POWER, x, y))["b"]
-    # Both are closed formulas of the same sums; nine digits survive.
-    assert (interval.low, interval.high) == pytest.approx((-line.slope - half, -line.slope + half), rel=1e-9)
+def test_the_method_follows_from_objective_law_and_clusters() -> None:
+    trunks = np.repeat(np.arange(6), 4)
+    assert uncertainty(line()).method == "delta"
+    assert uncertainty(fit(SATURATING, points(SIZES, above_floor(SIZES)))).method == "profile"
+    assert uncertainty(line(objective=SQUARED)).method == "profile"
+    assert uncertainty(line(objective=LOG_HUBER), n=20).method == "parametric"
+    assert uncertainty(line(np.geomspace(1e5, 1e8, 24), objective=LOG_HUBER), n=20).method == "bootstrap"
+    few = uncertainty(line(np.geomspace(1e5, 1e8, 24), clusters=trunks), n=20)
+    assert few.method == "wild"
+    assert any("6 trunks are few" in warning for warning in few.warnings)
 
 
-def test_the_band_covers_the_curve_at_the_largest_size_as_often_as_stated() -> None:
-    x = np.geomspace(1e6, 1e9, 4)
-    n = 0
-    for seed in range(SEEDS):
-        low, high = prediction_band(fit(POWER, x, noisy(POWER, PLANTED, x, 0.05, seed)), x[-1:])
-        n += bool(low[0] <= POWER.predict(x[-1:], PLANTED)[0] <= high[0])
-    assert COVERS[0] <= n <= COVERS[1]
+def test_an_unknown_method_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"method: 'jackknife' is none; there are auto, profile, bootstrap"):
+        uncertainty(line(), method="jackknife")  # type: ignore[arg-type]
 
 
-def saturating_fits(ln_c: float, seeds: int) -> list[Fit]:
-    x = np.geomspace(1e5, 1e8, 6)
-    return [fit(SATURATING, x, noisy(SATURATING, np.array([1.0, 0.25, ln_c]), x, 0.02, seed)) for seed in range(seeds)]
+def test_least_squares_intervals_are_not_given_to_another_objective() -> None:
+    estimates = uncertainty(line(objective=LOG_HUBER), method="profile")
+    assert np.isnan(estimates.parameters()["b"].low)
+    assert any("not of log_huber" in warning for warning in estimates.warnings)
 
 
-def test_a_saturating_law_whose_floor_is_seen_is_covered_as_often_as_stated() -> None:
-    # The removable error falls from three times the floor to half of it. Measured: ln_a 195, b 194, ln_c 193 of 200.
-    fits = saturating_fits(-3.0, SEEDS)
-    assert all(found.status is Status.CONVERGED for found in fits)
-    for name, truth in (("ln_a", 1.0), ("b", 0.25), ("ln_c", -3.0)):
-        assert COVERS[0] <= n_covering(fits, name, truth) <= COVERS[1]
+# What counts as evidence
 
 
-def test_a_saturating_law_whose_floor_is_not_seen_refuses_or_covers_the_exponent() -> None:
-    # The floor is a hundredth of the smallest removable error. Measured on 200 seeds: 76 fits end at a bound and have
-    # no interval; of the other 124 the exponent's covers 120, the floor's only 98 (79 %). So nothing is asserted of the
-    # floor: the delta method is not to be believed about a floor that the data hardly show.
-    fits = saturating_fits(-8.0, 100)
-    answered = [found for found in fits if found.status is Status.CONVERGED]
-    assert 0 < len(answered) < 100
-    # 1 - .905: as above, the share of misses allowed.
-    assert n_covering(answered, "b", 0.25) >= 0.905 * len(answered)
+def test_seeds_of_a_cell_count_once_and_runs_with_clusters_of_their_own_each() -> None:
+    x = np.repeat(SIZES, 3)
+    found = line(x)
+    of_runs, of_means = uncertainty(found), uncertainty(fit(POWER, cell_means(found.points)))
+    assert of_runs.free == of_means.free == 4
+    one, other = of_runs.parameters()["b"], of_means.parameters()["b"]
+    assert (one.low, one.high) == pytest.approx((other.low, other.high), rel=1e-9)
+    assert uncertainty(line(x, clusters=np.arange(18))).free == 16
 
 
-def test_fits_without_a_free_degree_have_no_interval() -> None:
-    x = np.array([1e6, 1e7, 1e8])
-    found = fit(POWER, x, noisy(POWER, PLANTED, x, 0.05, 0))
-    assert np.isfinite(parameter_intervals(found)["b"].low)
-    assert parameter_intervals(fit(POWER, x[:2], np.array([0.2, 0.1]))) == {}
+def test_a_new_run_scatters_more_than_the_mean_of_its_cells() -> None:
+    x = np.repeat(SIZES, 3)
+    band, run = (getattr(uncertainty(line(x)), name)(np.array([1e6])) for name in ("curve", "new_runs"))
+    assert run.low[0] < band.low[0] < band.value[0] < band.high[0] < run.high[0]
+    # The planted noise is .02: about it the interval of a new run within the data is at least 1.96 wide on each side,
+    # and with 4 and 12 degrees of freedom not three times that.
+    assert 0.5 * 1.96 * 0.02 < np.log(run.high[0] / run.value[0]) < 3 * 1.96 * 0.02
+
+
+def test_means_know_how_many_runs_are_behind_them() -> None:
+    x = np.repeat(SIZES, 4)
+    found = fit(POWER, cell_means(points(x, noisy(x))))
+    estimates = uncertainty(found, method="delta")
+    s = np.sqrt(2 * found.value / 4)
+    leverage = estimates.parameters()["a"]
+    assert leverage.se > 0
+    t, at = stats.t.ppf(0.975, 4), np.log(SIZES).mean()
+    run = estimates.new_runs(np.array([np.exp(at)]))
+    # at the centre of the sizes a line's leverage is 1/n; one run scatters by sqrt(4) of what means of four do
+    assert np.log(run.high[0] / run.value[0]) == pytest.approx(t * s * np.sqrt(1 / 6 + 4), rel=1e-9)
+
+
+# What there is no interval for
+
+
+def test_a_failed_fit_has_no_numbers_and_says_why() -> None:
+    found = fit(POWER, points(SIZES[:2], np.array([0.2, 0.1])))
+    estimates = uncertainty(found)
+    assert found.status is Status.TOO_FEW
+    assert estimates.parameters() == {}
+    assert np.isnan(estimates.curve(SIZES)).all()
+    assert np.isnan(estimates.new_runs(SIZES)).all()
+    assert np.isnan(estimates.of(lambda thetas: thetas[:, 0]).value)
+    assert estimates.warnings == (found.reason,)
 
 
 def test_errors_that_are_equal_to_the_last_digit_show_no_effect() -> None:
-    x = np.geomspace(1e6, 1e9, 5)
-    interval = parameter_intervals(fit(POWER, x, np.full(5, 0.07)))["b"]
-    assert abs(interval.value) < 1e-12
-    assert not interval.significant
+    for method in ("auto", "profile"):
+        exponent = uncertainty(fit(POWER, points(SIZES, np.full(6, 0.07))), method=method).parameters()["b"]  # type: ignore[arg-type]
+        assert abs(exponent.value) < 1e-11
+        assert not exponent.significant
 
 
-def test_a_parameter_at_its_bound_has_no_interval() -> None:
-    found = fit(POWER, np.array([1.0, 10.0, 100.0]), np.array([1.0, 1e-30, 1e-60]))
-    assert found.status is Status.AT_BOUND
-    assert all(np.isnan(interval.low) for interval in parameter_intervals(found).values())
-    assert np.isnan(prediction_band(found, found.x)[0]).all()
+def test_at_a_bound_delta_gives_none_and_profile_does() -> None:
+    fits = [fit(SATURATING, points(SIZES, above_floor(SIZES, -12.0, seed=seed))) for seed in range(20)]
+    found = next(found for found in fits if found.status is Status.AT_BOUND)
+    delta = uncertainty(found, method="delta")
+    assert np.isnan(delta.parameters()["b"].low)
+    assert np.isnan(delta.curve(SIZES).low).all()
+    assert any("profile gives one" in warning for warning in delta.warnings)
+    exponent = uncertainty(found).parameters()["b"]
+    assert exponent.low < 0.25 < exponent.high
 
 
-def test_a_fit_by_another_objective_than_squares_has_no_interval() -> None:
-    x = np.geomspace(1e6, 1e9, 5)
-    found = fit(POWER, x, noisy(POWER, PLANTED, x, 0.05, 0), objective="log_huber")
-    assert np.isnan(parameter_intervals(found)["b"].low)
+def test_few_degrees_of_freedom_are_a_warning() -> None:
+    x = np.geomspace(1e5, 1e8, 4)
+    estimates = uncertainty(fit(SATURATING, points(x, above_floor(x))))
+    assert any("1 degree(s) of freedom: intervals are 6.5 times" in warning for warning in estimates.warnings)
 
 
-def test_scaling_the_errors_leaves_the_exponents_interval_unchanged() -> None:
-    x = np.geomspace(1e6, 1e9, 5)
-    y = noisy(POWER, PLANTED, x, 0.05, 0)
-    mine, other = (parameter_intervals(fit(POWER, x, scale * y))["b"] for scale in (1.0, 0.01))
-    assert (other.low, other.high) == pytest.approx((mine.low, mine.high), rel=1e-9)
+# Invariances
 
 
-def test_a_wider_confidence_gives_a_wider_interval_about_the_same_value() -> None:
-    x = np.geomspace(1e6, 1e9, 5)
-    found = fit(POWER, x, noisy(POWER, PLANTED, x, 0.05, 0))
-    narrow, wide = (parameter_intervals(found, level=level)["b"] for level in (0.8, 0.99))
+@pytest.mark.parametrize("method", ["delta", "profile", "parametric", "wild", "bootstrap"])
+def test_scaling_the_errors_leaves_the_exponents_interval_unchanged(method: str) -> None:
+    x = np.geomspace(1e5, 1e8, 24)
+    mine, other = (
+        uncertainty(fit(POWER, points(x, scale * noisy(x))), method=method, n=50).parameters()["b"]  # type: ignore[arg-type]
+        for scale in (1.0, 0.01)
+    )
+    assert (other.low, other.high) == pytest.approx((mine.low, mine.high), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["delta", "profile", "parametric", "wild", "bootstrap"])
+def test_a_wider_confidence_gives_a_wider_interval_about_the_same_value(method: str) -> None:
+    found = line(np.geomspace(1e5, 1e8, 24))
+    narrow, wide = (
+        uncertainty(found, method=method, level=level, n=200).parameters()["b"]  # type: ignore[arg-type]
+        for level in (0.8, 0.99)
+    )
     assert wide.low < narrow.low < narrow.value == wide.value < narrow.high < wide.high
 
 
+# Coverage. Of 500 honest intervals the share that covers has a standard deviation of 1 %: seeds are fixed, and what is
+# asked of them, 93 to 97 %, an honest interval misses once in 25 numbers; the slow study asks it with a margin.
+
+
+def test_intervals_of_a_curve_above_a_floor_cover_as_often_as_stated() -> None:
+    design = Design(name="seen", law=SATURATING, theta=np.array([1.0, 0.25, -3.0]), x=SIZES[:, None], seeds=1)
+    for found in covered(design, 400):
+        # a .2 % quantile of binomial(400, .95) is 368
+        assert 0.92 <= found.covered <= 0.98, found.number
+
+
+def test_the_batch_that_measures_coverage_gives_the_intervals_that_users_get() -> None:
+    design = Design(name="seen", law=SATURATING, theta=np.array([1.0, 0.25, -3.0]), x=SIZES[:, None], seeds=3)
+    _, _, ends = profiles(design, 4, seed=5)
+    noise = np.random.default_rng(5).standard_normal((4, 6, 3)) * design.noise
+    for one, low, high in zip(noise, ends.low, ends.high, strict=True):
+        curve = SATURATING.log_predict(design.x, design.theta)
+        x, y = np.repeat(SIZES, 3), np.exp(np.repeat(curve, 3) + one.ravel())
+        estimates = uncertainty(fit(SATURATING, points(x, y)))
+        exponent, at = estimates.parameters()["b"], design.asked[1:]
+        assert (exponent.low, exponent.high) == pytest.approx((low[1], high[1]), rel=1e-4)
+        for band, j in ((estimates.curve(at), 4), (estimates.new_runs(at), 5)):
+            assert np.log([band.low[0], band.high[0]]) == pytest.approx([low[j], high[j]], rel=1e-4)
+
+
+def test_a_robust_fit_of_few_sizes_covers_as_often_as_stated() -> None:
+    design = Design(name="power", law=POWER, theta=POWER.theta({"a": 0.6, "b": 0.12}), x=SIZES[:, None], seeds=1)
+    for found in one_by_one(design, LOG_HUBER, "auto", 100, n=300):
+        # the 1 % and 99.5 % quantiles of binomial(100, .95) are 89 and 100
+        assert found.covered >= 0.89, found.number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", list(planted()), ids=lambda design: design.label)
+def test_planted_laws_are_covered_as_often_as_stated(design: Design) -> None:
+    # 500 sets know a share of .95 to 1 %: an honest number is within 3 of it. Above 98 % only where the method says so:
+    # a floor of nearly zero can be missed from one side alone (97.5 %), and a new run after several seeds is bounded
+    # from above with few degrees of freedom.
+    for found in covered(design, 500):
+        assert found.covered >= 0.92, found.number
+        cautious = "unseen" in design.name or ("new run" in found.number and design.seeds > 1)
+        assert found.covered <= (0.995 if cautious else 0.98), found.number
+
+
 def test_the_mean_of_a_few_values_is_covered_as_often_as_stated() -> None:
-    draws = np.random.default_rng(0).normal(0.3, 1.0, (SEEDS, 4))
+    draws = np.random.default_rng(0).normal(0.3, 1.0, (200, 4))
     intervals = [mean_interval(draw) for draw in draws]
-    assert COVERS[0] <= sum(interval.low <= 0.3 <= interval.high for interval in intervals) <= COVERS[1]
+    # the central 99.5 % of binomial(200, .95)
+    assert 181 <= sum(interval.low <= 0.3 <= interval.high for interval in intervals) <= 197
 
 
 def test_one_value_has_a_mean_and_no_interval_and_none_has_neither() -> None:
@@ -147,9 +208,3 @@ def test_one_value_has_a_mean_and_no_interval_and_none_has_neither() -> None:
     assert np.isnan(mean_interval(np.array([0.5])).low)
     assert np.isnan(mean_interval(np.array([])).value)
     assert not mean_interval(np.array([0.5])).significant
-
-
-def test_seeds_of_a_size_are_averaged_geometrically() -> None:
-    sizes, means = cell_means(np.array([2.0, 1.0, 1.0]), np.array([0.3, 0.1, 0.4]))
-    np.testing.assert_allclose(sizes, [1.0, 2.0])
-    np.testing.assert_allclose(means, [0.2, 0.3], rtol=1e-12)
