@@ -184,9 +184,16 @@ def _mean(values: Matrix) -> Matrix:
     return total / np.maximum(known.sum(-1, keepdims=True), 1)
 
 
-def kendall_p(x: Vector, y: Vector) -> float:
-    """Two-sided: exact where there are no ties, else normal with the variance of ties (SciPy's)."""
-    return float(stats.kendalltau(x, y).pvalue)
+def kendall_p(x: Matrix, y: Vector) -> Vector:
+    """(F,) two-sided p of Kendall's tau, x (F, n), y (n,): exact without ties, or by all reorderings of few tasks; else
+    normal, with the variance of ties (Kendall and Gibbons 1990)."""
+    if len(y) > ALL_PERMUTATIONS:
+        return np.array([float(stats.kendalltau(values, y).pvalue) for values in x])
+    ordered, _ = orders(len(y), 0)
+    signs_x, signs_y = (np.sign(values[..., :, None] - values[..., None, :]) for values in (x, y))
+    shuffled = signs_y[ordered[:, :, None], ordered[:, None, :]].reshape(len(ordered), -1)
+    agreeing = np.abs(signs_x.reshape(len(x), -1) @ shuffled.T)  # (F, P), whole numbers
+    return np.asarray((agreeing >= np.abs(signs_x.reshape(len(x), -1) @ signs_y.ravel())[:, None]).mean(1), np.float64)
 
 
 def benjamini_hochberg(p: Vector) -> Vector:

@@ -283,7 +283,7 @@ class _Pairs:
             **_interval("kendall", tau, association.normal_interval(tau, n, kind="kendall")),
             "p": association.permutation_p(x, y[None], seed=self.seed)[:, 0],
             "p_spearman": association.permutation_p(ranked[0], ranked[1][None], seed=self.seed)[:, 0],
-            "p_kendall": [association.kendall_p(values, y) for values in x],
+            "p_kendall": association.kendall_p(x, y),
             **self._partial(x, y, both),
             "without_low": without.min(1),
             "without_high": without.max(1),

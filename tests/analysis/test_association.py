@@ -88,6 +88,25 @@ def test_the_exact_p_of_ranks_is_scipys(n: int) -> None:
     assert a.permutation_p(a.ranks(x)[None], a.ranks(y)[None])[0, 0] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("n", [4, 6, 8])
+def test_the_p_of_kendalls_tau_is_scipys_without_ties_and_that_of_all_permutations_with_them(n: int) -> None:
+    x, y = pairs(n, 0.5, shape=(3,))
+    expected = [stats.kendalltau(values, y[0], method="exact").pvalue for values in x]
+    np.testing.assert_allclose(a.kendall_p(x, y[0]), expected, rtol=1e-12)
+    tied = np.round(x)[:1]
+    if n < 8:
+        all_tau = [abs(a.kendall(tied[0], y[0][list(order)])) for order in itertools.permutations(range(n))]
+        share = np.mean(np.array(all_tau) >= abs(a.kendall(tied[0], y[0])) - 1e-12)
+        assert a.kendall_p(tied, y[0])[0] == pytest.approx(share, rel=1e-12)
+
+
+def test_the_p_of_kendalls_tau_of_many_tasks_is_scipys() -> None:
+    x, y = pairs(12, 0.5, shape=(2,))
+    tied = np.round(x)
+    expected = [stats.kendalltau(values, y[0]).pvalue for values in tied]
+    np.testing.assert_allclose(a.kendall_p(tied, y[0]), expected)
+
+
 def test_the_p_value_of_many_tasks_is_close_to_students() -> None:
     x, y = pairs(30, 0.0, shape=(5,))
     found = a.permutation_p(x, y)
