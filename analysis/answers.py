@@ -26,7 +26,7 @@ def best_run(means: pd.DataFrame) -> list[str]:
         return ["No run has a result that could be compared."]
     best = means.sort_values("error").iloc[0]
     doubt = f"; standard error of the test images {best.error_se:.4f}" if np.isfinite(best.error_se) else ""
-    cell = f"{best.model} / {best.algorithm} / {best.mixture} on {int(best.n_images):,} images"
+    cell = f"{best.model} / {best.algorithm} / {best.mixture}{_images(best.n_images, ' on ')}"
     found = (
         f"The lowest mean error over {_count(int(best.n_tasks), 'task')}, {best.error:.4f} (1 - AUC{doubt}), is {cell}"
     )
@@ -42,9 +42,10 @@ def paired(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     found: list[dict[str, object]] = []
     shared = rows[rows["task"].isin(shared_tasks(rows))]
     for algorithm, mine in shared.groupby("algorithm"):
-        errors = mine.groupby(["model", "mixture", "n_images"])["error"].mean().reset_index()
+        errors = mine.groupby(["model", "mixture", "n_images"], dropna=False)["error"].mean().reset_index()
         best = errors.sort_values("error", kind="stable").iloc[0]
-        chosen = mine[(mine[["model", "mixture", "n_images"]] == best[["model", "mixture", "n_images"]]).all(axis=1)]
+        cell = ["model", "mixture", "n_images"]
+        chosen = mine.merge(best[cell].to_frame().T.astype(mine[cell].dtypes), on=cell)  # a missing size is equal to one
         for name, others in reference.groupby("algorithm"):
             same = others[others["model"] == best["model"]] if name == "random" else others
             ours, theirs = chosen.groupby("task")["error"].mean(), same.groupby("task")["error"].mean()
@@ -53,7 +54,7 @@ def paired(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
             found.append(
                 {
                     "algorithm": algorithm,
-                    "best_cell": f"{best['model']} / {best['mixture']} / {int(best['n_images']):,} images",
+                    "best_cell": f"{best['model']} / {best['mixture']}{_images(best['n_images'], ' / ')}",
                     "reference": name,
                     "n_tasks": len(tasks),
                     "error": ours[tasks].mean(),
@@ -187,7 +188,7 @@ def weaknesses(rows: pd.DataFrame, lost: pd.DataFrame, curves: list[Curve]) -> l
         said.append(f"No series has more than {_count(sizes, 'model size')}: no law, no interval.")
     elif sizes < FEW_SIZES:
         said.append(f"No series has more than {sizes} model sizes: intervals rest on one degree of freedom.")
-    seeds = rows.groupby(["algorithm", "mixture", "model", "n_images"])["seed"].nunique()
+    seeds = rows.groupby(["algorithm", "mixture", "model", "n_images"], dropna=False)["seed"].nunique()
     single = int((seeds == 1).sum())
     if single:
         said.append(
@@ -205,6 +206,11 @@ def weaknesses(rows: pd.DataFrame, lost: pd.DataFrame, curves: list[Curve]) -> l
         few = "1 task is" if len(tasks) == 1 else f"{len(tasks)} tasks are"
         said.append(f"{few} few: means over tasks and correlations speak of these tasks alone.")
     return said
+
+
+def _images(n: float, before: str) -> str:
+    """Nothing where a table has no such size."""
+    return f"{before}{n:,.0f} images" if np.isfinite(n) else ""
 
 
 def _count(n: int, what: str) -> str:

@@ -171,17 +171,22 @@ def benefits(rows: pd.DataFrame) -> pd.DataFrame:
 def _along(rows: pd.DataFrame, axis: str, fixed: list[str]) -> pd.DataFrame:
     """Runs without a place on the axis are in no series of it."""
     placed = rows[np.isfinite(rows[axis]) & (rows[axis] > 0)]
-    grouped = placed.groupby([*fixed, "task"], sort=True)
+    grouped = placed.groupby([*fixed, "task"], sort=True, dropna=False)
     placed = placed[grouped[axis].transform("nunique") >= 2] if len(placed) else placed
     if placed.empty:
         return placed
-    grouped = placed.groupby([*fixed, "task"], sort=True)
+    grouped = placed.groupby([*fixed, "task"], sort=True, dropna=False)
     cells = _cells(placed, axis, grouped.ngroup().to_numpy())
     keys = pd.DataFrame([*grouped.groups], columns=[*fixed, "task"])
     held = keys[fixed[2]]
-    at = [f"{n:.0f}" for n in held] if fixed[2] == "n_images" else held.astype(str)
+    at = [_count(n) for n in held] if fixed[2] == "n_images" else held.astype(str)
     table = keys[["task", "algorithm", "mixture"]].astype(str).assign(axis=axis, at=at)
     return table.assign(n_sizes=cells.sizes, n_runs=cells.sums(cells.n_runs).astype(int), **_measures(cells))
+
+
+def _count(n: float) -> str:
+    """Empty where a table has no such size."""
+    return f"{n:.0f}" if np.isfinite(n) else ""
 
 
 def _cells(placed: pd.DataFrame, axis: str, series: Index) -> Cells:

@@ -67,7 +67,7 @@ def curves(means: pd.DataFrame, axis: str, *, law: Law = POWER) -> list[Curve]:
     cannot be placed on it; `unplaced` counts them.
     """
     found = []
-    for key, series in means[_placed(means, axis)].groupby(FIXED[axis], sort=True):
+    for key, series in means[_placed(means, axis)].groupby(FIXED[axis], sort=True, dropna=False):
         if series[axis].nunique() < 2:
             continue
         fixed = {name: _text(value) for name, value in zip(FIXED[axis], key, strict=True)}
@@ -95,11 +95,14 @@ def _placed(means: pd.DataFrame, axis: str) -> pd.Series:
 
 
 def _text(value: object) -> str:
+    """Empty where a table has no such size."""
+    if isinstance(value, float) and not np.isfinite(value):
+        return ""
     return f"{value:,.0f}" if isinstance(value, float) else str(value)
 
 
 def _words(fixed: dict[str, str]) -> str:
-    return ", ".join(f"{value} images" if name == "n_images" else value for name, value in fixed.items())
+    return ", ".join(f"{value} images" if name == "n_images" else value for name, value in fixed.items() if value)
 
 
 def table(found: list[Curve]) -> pd.DataFrame:
@@ -198,7 +201,8 @@ def _other(curve: Curve, panel_by: str) -> str:
 
 
 def _title(panel_by: str, group: str) -> str:
-    return {"n_images": f"pretrained on {group} images", "mixture": f"mixture {group}"}.get(panel_by, group)
+    """Empty where a table has no such size."""
+    return "" if not group else {"n_images": f"pretrained on {group} images", "mixture": f"mixture {group}"}.get(panel_by, group)
 
 
 def _not_drawn(mine: list[Curve]) -> str:

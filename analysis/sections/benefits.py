@@ -69,7 +69,7 @@ def _images(at: object) -> str:
 def _small_multiples(study: Study, pen: Pen) -> Iterator[Block]:
     """One figure per task against model size, of the series of the headline."""
     wanted = study.headline[["algorithm", "mixture", "at"]].drop_duplicates()
-    rows = study.fitted.assign(at=[f"{n:.0f}" for n in study.fitted["n_images"]], error_se=study.fitted["auc_se"])
+    rows = study.fitted.assign(at=[f"{n:.0f}" if np.isfinite(n) else "" for n in study.fitted["n_images"]], error_se=study.fitted["auc_se"])
     for task, mine in rows.merge(wanted, on=["algorithm", "mixture", "at"]).groupby("task"):
         found = curves(mine, "n_params")
         if found:

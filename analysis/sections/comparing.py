@@ -88,13 +88,17 @@ def _contest(
     return Contest(
         category=category,
         axis=axis,
-        held={name: f"{value:,.0f}" if isinstance(value, float) else str(value) for name, value in held.items()},
+        held={name: _text(value) for name, value in held.items() if value == value},
         names=names,
         points=given,
         n_sizes=len(common),
         duels=[duel(one, other, series[one], series[other], at) for one, other in itertools.combinations(names, 2)],
         sharing=sharing(LAWS["power"], names, given),
     )
+
+
+def _text(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, float) else str(value)
 
 
 def section(study: Study, found: list[Contest]) -> Section:
