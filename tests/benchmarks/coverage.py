@@ -234,11 +234,10 @@ def markdown(found: list[Coverage]) -> str:
     return " | ".join((f"| {one.design.label}", one.method, str(one.n_sets), exponents, floor, *rest)) + " |"
 
 
-HEAD = (
-    "| law | sizes | seeds | method | data sets | exponent(s) | floor | curve at the largest | curve at 10x | new run at 10x |"
-    "\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+COLUMNS = "law|sizes|seeds|method|data sets|exponent(s)|floor|curve at the largest|curve at 10x|new run at 10x".split(
+    "|"
 )
+HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 def main() -> None:
