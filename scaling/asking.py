@@ -1,4 +1,4 @@
-"""The words of the command line that ask laws: predict, and the report of a table without a sweep."""
+"""The words of the command line that ask laws: predict, suggest, and the report of a table without a sweep."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from scaling.forecasting import Answers
+    from scaling.suggesting import Budget, Next
 
 FEW_RUNS = 6
 """Names of runs that a line shows; --json has all."""
@@ -53,13 +54,29 @@ def add_report_options(report: argparse.ArgumentParser) -> None:
 def add_predict_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--model", help="a name of `scaling catalog models` (default: the largest that was run)")
     predict.add_argument("--n-images", type=float, metavar="N", help="unique images (default: the most that were run)")
-    predict.add_argument("--algorithm", help="only of this one")
-    predict.add_argument("--mixture", help="only of this one")
-    predict.add_argument(
+    _add_choice(predict)
+
+
+def add_suggest_options(suggest: argparse.ArgumentParser) -> None:
+    budget = suggest.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--gpu-hours", type=float, metavar="H", help="what the runs may cost")
+    budget.add_argument("--cpu-hours", type=float, metavar="H", help="the same for sweeps without GPUs")
+    budget.add_argument("--flops", type=float, metavar="F", help="the same where no run was timed")
+    suggest.add_argument(
+        "--target-model", metavar="MODEL", help="what is to be foretold (default: about ten times larger)"
+    )
+    suggest.add_argument("--target-n-images", type=float, metavar="N", help="on so many images (default: the most run)")
+    _add_choice(suggest)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--algorithm", help="only of this one")
+    parser.add_argument("--mixture", help="only of this one")
+    parser.add_argument(
         "--task", action="append", default=[], help="of this task, repeatable, or `all` (default: mean over tasks)"
     )
-    predict.add_argument("--probe", help="which read-out (default: linear)")
-    predict.add_argument("--law", default="auto", help="auto, power, saturating, chinchilla, ... (default: auto)")
+    parser.add_argument("--probe", help="which read-out (default: linear)")
+    parser.add_argument("--law", default="auto", help="auto, power, saturating, chinchilla, ... (default: auto)")
 
 
 def report(options: argparse.Namespace) -> int:
@@ -126,6 +143,74 @@ def predict(options: argparse.Namespace) -> int:
     if found.held:
         console.print(_held(found))
     return DONE
+
+
+def suggest(options: argparse.Namespace) -> int:
+    from scaling.forecasting import Asked
+    from scaling.launch.machine import here
+    from scaling.suggesting import Budget, suggest_runs
+
+    asked = Asked(
+        model=options.target_model,
+        n_images=options.target_n_images,
+        algorithm=options.algorithm,
+        mixture=options.mixture,
+        tasks=tuple(options.task),
+        probe=options.probe,
+        law=options.law,
+    )
+    if options.flops is not None:
+        budget = Budget(amount=options.flops, unit="FLOPs")
+    elif options.cpu_hours is not None:
+        budget = Budget(amount=options.cpu_hours, unit="CPU-hours")
+    else:
+        budget = Budget(amount=options.gpu_hours, unit="GPU-hours")
+    found = suggest_runs(kept(options), asked, budget, [here("here")])
+    if options.json:
+        print_json(found.to_json())
+        return DONE
+    console = console_of()
+    for one in found.nexts:
+        for line in _advice(one, found.budget):
+            say(console, line)
+        if one.points:
+            console.print(_steps(one, found.budget))
+    lines = [line for one in found.nexts for line in _include(one)]
+    if lines:
+        say(console, "to run them, add to the YAML:\ninclude:\n" + "\n".join(dict.fromkeys(lines)))
+    return DONE
+
+
+def _advice(one: Next, budget: Budget) -> Iterator[str]:
+    """The target, the law, what the runs would do to the interval, and doubts."""
+    found = one.suggestion
+    by = f" by the {one.law} law" if one.law else ""
+    yield f"{one.name}: to foretell {one.model} on {one.n_images:,.0f} images{by}"
+    if found is None or not one.points:
+        yield f"  no suggestion: {one.reason}"
+    else:
+        runs = f"{len(one.points)} of {one.n_candidates} candidates"
+        yield (
+            f"  {runs} for {found.cost:.3g} of {budget.amount:g} {budget.unit}"
+            f"; 95 % of a run there: today {_interval(*found.interval)}, then about {_interval(*found.expected)}"
+        )
+    for note in one.notes:
+        yield f"  note: {note}"
+
+
+def _steps(one: Next, budget: Budget) -> Table:
+    table = _table(("model",), ("n_images", "seed", budget.unit, "in all"), "interval over today's")
+    steps = one.suggestion.steps if one.suggestion else ()
+    for point, step in zip(one.points, steps, strict=True):
+        costs = (f"{step.candidate.cost:.3g}", f"{step.spent:.3g}")
+        table.add_row(point.model, f"{point.n_images:,}", str(point.seed), *costs, f"{step.shrinks:.2f}")
+    return table
+
+
+def _include(one: Next) -> Iterator[str]:
+    for p in one.points:
+        at = f"model: {p.model}, algorithm: {p.algorithm}, n_images: {p.n_images}, mixture: {p.mixture}, seed: {p.seed}"
+        yield f"  - {{{at}}}"
 
 
 def _table(left: tuple[str, ...], right: tuple[str, ...], last: str) -> Table:

@@ -126,15 +126,17 @@ def _of_a_sweep(verb: Add) -> None:
         undone="written",
     )
     predict = verb("predict", asking.predict, "what a run that nobody made would give, by the laws of a sweep")
+    suggest = verb("suggest", asking.suggest, "which runs to do next to foretell a larger one better")
     export = verb("export", verbs.export, "all results as one table")
     sync = verb("sync", verbs.sync, "make MLflow again what the run directories say")
-    for added in (status, logs, failures, pause, resume, stop, cancel, predict, export, sync):
+    for added in (status, logs, failures, pause, resume, stop, cancel, predict, suggest, export, sync):
         added.add_argument("name", help="the sweep's YAML, or its name")
     asking.add_report_options(report)
     asking.add_predict_options(predict)
-    for added in (status, logs, failures, pause, resume, stop, cancel, report, predict, export, sync):
+    asking.add_suggest_options(suggest)
+    for added in (status, logs, failures, pause, resume, stop, cancel, report, predict, suggest, export, sync):
         _root(added)
-    for added in (status, failures, predict):
+    for added in (status, failures, predict, suggest):
         _json(added)
     logs.add_argument("run", nargs="?", help="beginning of its fingerprint, or (part of) its point")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it prints, until the run is over")

@@ -24,7 +24,7 @@ from scaling.options import Options
 from scaling.plan import Plan
 from scaling.report import observations
 
-__all__ = ["Answers", "Asked", "multiple", "predict"]
+__all__ = ["Answers", "Asked", "multiple", "options_of", "plain", "predict", "probe_of", "problems_of"]
 
 ALL = "all"
 
@@ -61,7 +61,7 @@ class Answers:
             "sweep": self.sweep,
             "probe": self.probe,
             "metric": "error, 1 - AUC",
-            "predictions": [_plain(asdict(p)) for p in self.predictions],
+            "predictions": [plain(asdict(p)) for p in self.predictions],
             "held_out": [_held(h) for h in self.held],
         }
 
@@ -71,24 +71,24 @@ def _held(held: Held) -> dict[str, Any]:
     sizes = {"algorithm": p.algorithm, "mixture": p.mixture, "task": p.task, "model": p.model, "n_images": p.n_images}
     numbers = {"predicted": p.value, "run_low": p.run_low, "run_high": p.run_high, "off": held.off, "beyond": p.beyond}
     known = {"run": held.run, "seed": held.seed, **sizes, "measured": held.measured, **numbers, "inside": held.inside}
-    return _plain({**known, "law": p.law, "status": p.status, "reason": p.reason})
+    return plain({**known, "law": p.law, "status": p.status, "reason": p.reason})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN: a number that is none is null."""
     if isinstance(value, dict):
-        return {key: _plain(member) for key, member in value.items()}
+        return {key: plain(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(member) for member in value]
+        return [plain(member) for member in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def predict(plan: Plan, asked: Asked) -> Answers:
     """Raises SpecError for names that mean nothing and for a sweep without a result."""
     rows = load(observations(plan))
-    probe = _probe(rows, asked.probe)
+    probe = probe_of(rows, asked.probe)
     fitted, held = kept(rows, probe), held_out(rows, probe)
-    problems = list(_problems(asked, plan, fitted, probe))
+    problems = list(problems_of(asked, plan, fitted, probe))
     if problems:
         raise SpecError(problems)
     tasks = sorted(set(fitted["task"])) if ALL in asked.tasks else asked.tasks
@@ -102,20 +102,29 @@ def predict(plan: Plan, asked: Asked) -> Answers:
     return Answers(sweep=plan.sweep.name, probe=probe, predictions=predictions, held=against)
 
 
-def _probe(rows: pd.DataFrame, asked: str | None) -> str:
+def probe_of(rows: pd.DataFrame, asked: str | None) -> str:
     there = sorted({str(probe) for probe in rows["probe"][rows["error"].notna()]})
     if asked is not None and asked not in there:
         raise SpecError([Problem(where="--probe", what=unknown("probe", asked, there))])
     return asked or (MAIN_PROBE if MAIN_PROBE in there or not there else there[0])
 
 
-def _problems(asked: Asked, plan: Plan, fitted: pd.DataFrame, probe: str) -> list[Problem]:
+def problems_of(
+    asked: Asked,
+    plan: Plan,
+    fitted: pd.DataFrame,
+    probe: str,
+    *,
+    model: str = "--model",
+    n_images: str = "--n-images",
+) -> list[Problem]:
+    """What means nothing; `model` and `n_images` are the options' names."""
     if fitted.empty:
         what = f"no run has a result of the {probe} probe to fit; `scaling run {plan.document.path}` first"
         return [Problem(where=plan.sweep.name, what=what)]
     found = []
     names = {
-        "--model": ("model", [asked.model], MODELS),
+        model: ("model", [asked.model], MODELS),
         "--algorithm": ("algorithm", [asked.algorithm], set(fitted["algorithm"])),
         "--mixture": ("mixture", [asked.mixture], set(fitted["mixture"])),
         "--task": ("task", asked.tasks, {*fitted["task"], ALL}),
@@ -125,7 +134,7 @@ def _problems(asked: Asked, plan: Plan, fitted: pd.DataFrame, probe: str) -> lis
             Problem(where=option, what=unknown(kind, name, known)) for name in given if name not in (None, *known)
         ]
     if asked.n_images is not None and not 0 < asked.n_images < math.inf:
-        found.append(Problem(where="--n-images", what=f"{asked.n_images:g} is no number of images; give one above 0"))
+        found.append(Problem(where=n_images, what=f"{asked.n_images:g} is no number of images; give one above 0"))
     try:
         if asked.law != AUTO:
             law_named(asked.law)
@@ -151,11 +160,11 @@ def _target(plan: Plan, of: Series, asked: Asked) -> Target:
 def cost_at(plan: Plan, algorithm: str, mixture: str, model: str, n_images: float) -> RunCost:
     """Of a run as the sweep would make it, and at least as long as one pass over its images takes."""
     point = Point(model=model, algorithm=algorithm, n_images=math.ceil(n_images), mixture=mixture, seed=0)
-    run = spec(plan.sweep, point, "", _tuned(plan, algorithm, model))
+    run = spec(plan.sweep, point, "", options_of(plan, algorithm, model))
     return cost_of(run.model_copy(update={"images_seen": max(run.images_seen, point.n_images)}))
 
 
-def _tuned(plan: Plan, algorithm: str, model: str) -> Options | None:
+def options_of(plan: Plan, algorithm: str, model: str) -> Options | None:
     """The options that the sweep's runs have; what tuning chooses moves no FLOPs, so another size's will do."""
     runs = [run for run in plan.runs if run.point.algorithm == algorithm]
     same = [run for run in runs if run.point.model == model]
