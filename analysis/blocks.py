@@ -150,6 +150,12 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
 
 
+RUNS = "runs"
+"""Column of ids of runs, separated by spaces."""
+LONGEST = 160
+"""Characters of a cell above which it folds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     text: str
@@ -158,6 +164,8 @@ class Cell:
     """To sort by; None for words and for what is missing."""
     exact: str = ""
     """All digits, where `text` has fewer."""
+    folded: str = ""
+    """What a page shows of a long text until it is asked for all; empty for what is shown whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +190,7 @@ def cells(block: Numbers) -> tuple[list[Head], list[list[Cell]]]:
             low, high = (_values(frame, names.index(end)) for end in ends[name])
             columns.append([_interval(*three) for three in zip(values, low, high, strict=True)])
         else:
-            columns.append([_cell(value) for value in values])
+            columns.append([_cell(value, ids=name == RUNS) for value in values])
         numeric = any(cell.value is not None for cell in columns[-1])
         label = f"{name} [low, high]" if name in ends else name
         heads.append(Head(name=label, meaning=block.meanings.get(name, ""), numeric=numeric))
@@ -193,8 +201,12 @@ def _values(frame: pd.DataFrame, column: int) -> list[object]:
     return list(frame.iloc[:, column])
 
 
-def _cell(value: object) -> Cell:
+def _cell(value: object, *, ids: bool = False) -> Cell:
     text = shown(value)
+    if ids and (n := len(text.split())) > 1:
+        return Cell(text=text, folded=f"{n} runs")
+    if len(text) > LONGEST:
+        return Cell(text=text, folded=f"{text[:28]}…")
     if missing(value) or _is_bool(value) or not isinstance(value, numbers.Real):
         return Cell(text=text)
     exact = _exact(value)

@@ -39,8 +39,8 @@ from analysis.markdown import markdown
 
 MOST_ROWS = 1000
 """Of a table in the page; more make a browser slow."""
-LONG, VERY_LONG = 40, 160
-"""Characters of a cell above which it wraps, and above which it folds."""
+LONG = 40
+"""Characters of a cell above which it wraps."""
 SMALLEST = 0.72
 """A figure is made no narrower than this part of its own width (its letters would be too small to read); on a phone it
 is moved sideways in its frame."""
@@ -75,7 +75,6 @@ def html(
         drawing=_drawing,
         most_rows=MOST_ROWS,
         long=LONG,
-        very_long=VERY_LONG,
     )
 
 

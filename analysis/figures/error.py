@@ -201,8 +201,14 @@ def _other(curve: Curve, panel_by: str) -> str:
 
 
 def _title(panel_by: str, group: str) -> str:
+    if not group:
+        return ""
     """Empty where a table has no such size."""
-    return "" if not group else {"n_images": f"pretrained on {group} images", "mixture": f"mixture {group}"}.get(panel_by, group)
+    return (
+        ""
+        if not group
+        else {"n_images": f"pretrained on {group} images", "mixture": f"mixture {group}"}.get(panel_by, group)
+    )
 
 
 def _not_drawn(mine: list[Curve]) -> str:

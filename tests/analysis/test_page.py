@@ -344,6 +344,10 @@ def test_a_finger_is_told_what_a_point_is(browser: Browser, page: Path) -> None:
     assert browser.run("document.getElementById('said').textContent") == "q"
 
 
+def test_ids_of_runs_fold_to_their_number(page: Path) -> None:
+    assert "<summary>20 runs</summary>0123456789ab 0123456789ab" in page.read_text("utf-8")
+
+
 def test_without_a_script_every_row_stands_in_the_page(page: Path) -> None:
     text = page.read_text("utf-8")
     assert text.count("0123456789ab 0123456789ab") >= 33
