@@ -7,6 +7,7 @@ ranges of N and unequal exponents, where a parabola's vertex is off even without
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,23 +59,32 @@ def budget_labels(n_params: Vector, flops: Vector) -> Index:
     none holds `FEWEST`. Where FLOPs take many values a window may catch runs that no one meant as a budget, which
     does no harm: what matters is that their FLOPs are nearly equal.
     """
-    logs = np.log(flops)
+    order = np.argsort(flops, kind="stable")
+    logs, sizes = np.log(flops[order]), n_params[order]
+    ends = np.searchsorted(logs, logs + np.log1p(WINDOW), side="right")
     left = np.ones(len(logs), bool)
+
+    def window(start: int) -> tuple[int, float, int]:
+        """Of a heap whose least is the best: minus distinct sizes, spread, start."""
+        rows = start + np.flatnonzero(left[start : ends[start]])
+        spread = float(logs[rows[-1]] - logs[start]) if len(rows) else 0.0
+        return -len(set(sizes[rows].tolist())), spread, start
+
+    heap = [window(start) for start in range(len(logs))]
+    heapq.heapify(heap)
     found: list[Index] = []
-    while True:
-        best: tuple[int, float] = (FEWEST - 1, 0.0)
-        chosen = None
-        for start in np.unique(logs[left]):
-            rows = np.flatnonzero(left & (logs >= start) & (logs <= start + np.log1p(WINDOW)))
-            score = (len(np.unique(n_params[rows])), -float(np.ptp(logs[rows])))
-            if score[0] >= FEWEST and (chosen is None or score > best):
-                best, chosen = score, rows
-        if chosen is None:
-            break
-        found.append(chosen)
-        left[chosen] = False
-    labels = np.full(len(logs), -1, np.int64)
-    for label, rows in enumerate(sorted(found, key=lambda rows: float(logs[rows].mean()))):
+    while heap and -heap[0][0] >= FEWEST:
+        start = heap[0][2]
+        now = window(start) if left[start] else (0, 0.0, start)
+        # windows only lose runs, so one that is still the best after a fresh look is the best
+        if now > heap[0]:
+            heapq.heapreplace(heap, now)
+            continue
+        rows = start + np.flatnonzero(left[start : ends[start]])
+        found.append(order[rows])
+        left[rows] = False
+    labels = np.full(len(flops), -1, np.int64)
+    for label, rows in enumerate(sorted(found, key=lambda rows: float(flops[rows].min()))):
         labels[rows] = label
     return labels
 
