@@ -33,7 +33,7 @@ from scaling.rundir import RunDir
 from scaling.sizing import Sizer
 
 Unit = Literal["GPU-hours", "CPU-hours", "FLOPs"]
-LITTLE = 0.01
+LITTLE = 0.02
 """Share of today's interval that is not worth a run."""
 STEPS_BEYOND = 3
 """Doublings of the largest data size that are candidates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from scaling.config import load
 from scaling.failures import FailureClass
 from scaling.plan import Plan, PlannedRun, make_plan, open_source
-from scaling.records import RunRecord, Status
+from scaling.records import ProbeResult, RunRecord, Status
 from scaling.rundir import append_line
 
 GOOD = """\
@@ -179,3 +180,59 @@ def stored() -> Callable[[Path], dict[str, Any]]:
             }
 
     return ask
+
+
+ANSWERED = (
+    ("model: [vit_atto]", "model: [vit_atto, vit_femto, vit_pico, vit_nano]"),
+    ("algorithm: [mae, dinov2]", "algorithm: [mae]"),
+    ("n_images: [16, 32]", "n_images: [16, 32, 64]"),
+    ("mixture: [all, ct_only]", "mixture: [all]"),
+    ("  ct_only: {ct: 1}\n", ""),
+    ("seed: [0]", "seed: [0, 1]"),
+    ("  dinov2: {prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1}\n", "  mae: {}\n"),
+    ("probe: {bootstrap: 20, ", "probe: {tasks: [ct_lesion, smear_cells], bootstrap: 20, "),
+)
+"""Four models x three data sizes x two seeds of one algorithm, two tasks."""
+
+
+@pytest.fixture(scope="session")
+def planted_error() -> Callable[..., float]:
+    """1 - AUC by a law of both sizes; seeds and tasks differ by a percent."""
+
+    def error(n_params: float, n_images: float, seed: float, task: str) -> float:
+        luck = 1 + 0.01 * (seed - 0.5) + 0.005 * (task == "ct_lesion")
+        return (60 * n_params**-0.6 + 0.5 * n_images**-0.3 + 0.01) * luck
+
+    return error
+
+
+@pytest.fixture
+def answered(
+    plan_of: Callable[..., Plan], pretend: Pretend, planted_error: Callable[..., float]
+) -> Callable[..., Plan]:
+    """Plans the sweep of `ANSWERED`, after further replacements, as if every run had been made; `seconds` each."""
+
+    def make(*replacements: tuple[str, str], seconds: float = 10.0) -> Plan:
+        plan = plan_of(*ANSWERED, *replacements)
+        for run in plan.runs:
+            pretend.trained(run, seconds=seconds)
+            for fingerprint, info in run.tasks.items():
+                n_images, seed = run.point.n_images, run.point.seed
+                wrong = planted_error(run.cost.n_params, n_images, seed, info.name) if n_images else 0.4
+                result = ProbeResult(
+                    task=info.name,
+                    modality=info.modality,
+                    probe="linear",
+                    auc=1 - wrong,
+                    auc_se=0.001,
+                    accuracy=None,
+                    accuracy_se=None,
+                    chance_auc=0.5,
+                    chance_accuracy=0.5,
+                    n_test=64,
+                )
+                written(run.dir.path / "probes" / f"{fingerprint}.json", [dataclasses.asdict(result)])
+        plan.save()
+        return plan
+
+    return make

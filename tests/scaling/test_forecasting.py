@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,60 +12,20 @@ from scaling.cli import main
 from scaling.errors import SpecError
 from scaling.forecasting import Asked, cost_at, predict
 from scaling.plan import Plan
-from scaling.records import ProbeResult
 
 Make = Callable[..., Plan]
-GRID = (
-    ("model: [vit_atto]", "model: [vit_atto, vit_femto, vit_pico, vit_nano]"),
-    ("algorithm: [mae, dinov2]", "algorithm: [mae]"),
-    ("n_images: [16, 32]", "n_images: [16, 32, 64]"),
-    ("mixture: [all, ct_only]", "mixture: [all]"),
-    ("  ct_only: {ct: 1}\n", ""),
-    ("seed: [0]", "seed: [0, 1]"),
-    ("  dinov2: {prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1}\n", "  mae: {}\n"),
-    ("probe: {bootstrap: 20, ", "probe: {tasks: [ct_lesion, smear_cells], bootstrap: 20, "),
-)
 HELD = ("mixtures:", "holdout:\n  - {model: vit_nano, n_images: 64}\nmixtures:")
-
-
-def error(n_params: float, n_images: float, seed: int, task: str) -> float:
-    """By a law of both sizes; seeds and tasks differ by a percent."""
-    luck = 1 + 0.01 * (seed - 0.5) + 0.005 * (task == "ct_lesion")
-    return (60 * n_params**-0.6 + 0.5 * n_images**-0.3 + 0.01) * luck
-
-
-def fill(plan: Plan, pretend: Any) -> Plan:
-    """As if every run had been made."""
-    for run in plan.runs:
-        pretend.trained(run)
-        for fingerprint, info in run.tasks.items():
-            n_images, n_params = run.point.n_images, run.cost.n_params
-            wrong = error(n_params, n_images, run.point.seed, info.name) if n_images else 0.4
-            result = ProbeResult(
-                task=info.name,
-                modality=info.modality,
-                probe="linear",
-                auc=1 - wrong,
-                auc_se=0.001,
-                accuracy=None,
-                accuracy_se=None,
-                chance_auc=0.5,
-                chance_accuracy=0.5,
-                n_test=64,
-            )
-            path = run.dir.path / "probes" / f"{fingerprint}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps([dataclasses.asdict(result)]))
-    plan.save()
-    return plan
+ONE_DATA_SIZE = ("n_images: [16, 32, 64]", "n_images: [16]")
 
 
 @pytest.fixture
-def plan(plan_of: Make, pretend: Any) -> Plan:
-    return fill(plan_of(*GRID, HELD), pretend)
+def plan(answered: Make) -> Plan:
+    return answered(HELD)
 
 
-def test_a_model_beyond_the_grid_is_predicted_with_its_own_parameters_and_flops(plan: Plan) -> None:
+def test_a_model_beyond_the_grid_is_predicted_with_its_own_parameters_and_flops(
+    plan: Plan, planted_error: Callable[..., float]
+) -> None:
     found = predict(plan, Asked(model="vit_s", n_images=48))
     (answer,) = found.predictions
     assert (answer.model, answer.law, answer.n_tasks) == ("vit_s", "chinchilla", 2)
@@ -80,7 +38,7 @@ def test_a_model_beyond_the_grid_is_predicted_with_its_own_parameters_and_flops(
     fitted = [run for run in plan.runs if run.point.n_images and not run.holdout]
     assert set(answer.runs) == {run.dir.run for run in fitted}
     assert answer.beyond["train_flops"] == pytest.approx(cost.train_flops / max(r.cost.train_flops for r in fitted))
-    truth = sum(error(cost.n_params, 48, 0.5, task) for task in ("ct_lesion", "smear_cells")) / 2  # type: ignore[arg-type]
+    truth = sum(planted_error(cost.n_params, 48, 0.5, task) for task in ("ct_lesion", "smear_cells")) / 2
     assert answer.value == pytest.approx(truth, rel=1e-3)
     assert {h.run for h in found.held} == {run.dir.run for run in held}
     assert all(h.inside and abs(h.off) < 0.02 for h in found.held)
@@ -161,9 +119,8 @@ def test_predict_as_json_has_every_number_and_run_and_null_for_none(
     assert values["held_out"][0]["inside"] is None
 
 
-def test_a_refusal_is_an_answer_in_words(plan_of: Make, pretend: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    one = (*GRID[:2], ("n_images: [16, 32]", "n_images: [16]"), *GRID[3:])
-    plan = fill(plan_of(*one), pretend)
+def test_a_refusal_is_an_answer_in_words(answered: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = answered(ONE_DATA_SIZE)
     assert main(["predict", "tiny", "--root", str(plan.root), "--n-images", "1000"]) == 0
     said = capsys.readouterr().out
     assert "mae / all / mean of 2 tasks: n_images 1,000 was asked for and is 16 in all runs, so what it does" in said
