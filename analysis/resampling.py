@@ -114,50 +114,63 @@ def corrected_residuals(found: Fit, index: Index, n_clusters: int) -> Vector:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Normal noise of cells and of runs in them, as the residuals of a fit have it."""
+    """Normal noise shared by a cluster, and of single points in it, as the residuals of a fit have it."""
 
     means: Matrix
-    """(cells, n) takes the weighted mean of each cell."""
-    cell: Index
-    """(n,) of each point; only points that weigh anything count in `means`."""
+    """(clusters, n) takes the mean of each cluster's residuals, each in units of its own deviation (1 / weight)."""
+    cluster: Index
+    """(n,) of each point; -1 for those that weigh nothing."""
     free: int
-    """Cells minus parameters."""
+    """Clusters minus parameters."""
+    repeats: int
+    """Degrees of freedom of points about their cluster's mean."""
 
     def deviation(self, residuals: Matrix) -> Vector:
-        """(B,) of cell means about a curve with as many parameters, from residuals (B, n)."""
+        """(B,) of cluster means about a curve with as many parameters, from residuals (B, n)."""
         return np.sqrt(((residuals @ self.means.T) ** 2).sum(axis=1) / self.free)
 
 
 def noise_of(found: Fit) -> Noise:
     points = found.points
-    _, cell = np.unique(np.column_stack([points.clusters, points.x]), axis=0, return_inverse=True)
-    cell = cell.ravel()
-    holds = (cell == np.arange(cell.max() + 1)[:, None]) * points.weights
-    total = holds.sum(axis=1)
-    means = holds[total > 0] / total[total > 0, None]
-    return Noise(means=means, cell=cell, free=len(means) - len(found.theta))
+    cluster, n_clusters = cluster_index(points)
+    holds = 1.0 * (cluster == np.arange(n_clusters)[:, None])
+    means = holds * _relative(points) / holds.sum(axis=1, keepdims=True)
+    seen, p = int((cluster >= 0).sum()), len(found.theta)
+    # where clusters hold different inputs the law's slopes follow their points, and take degrees of freedom
+    slopes = 0 if clusters_are_cells(points) else p - 1
+    repeats = max(seen - n_clusters - slopes, 0)
+    return Noise(means=means, cluster=cluster, free=n_clusters - p, repeats=repeats)
 
 
 def normal_targets(found: Fit, noise: Noise, n: int, rng: np.random.Generator) -> Matrix:
-    """(n, len(points)) of y: the curve plus normal noise, shared in a cell as far as the residuals say.
+    """(n, len(points)) of y: the curve plus normal noise, shared in a cluster as far as the residuals say.
 
-    Cell means scatter about the curve as theirs do; runs in a cell about its mean as theirs do, but never more than
-    the means can have from it.
+    Cluster means scatter about the curve as theirs do; points in a cluster about its mean as theirs do, but never more
+    than the means can have from it.
     """
-    points, residuals = found.points, -found.residuals
-    seen = points.weights > 0
-    between = float(noise.deviation(residuals[None])[0]) ** 2
-    runs = seen.sum() / len(noise.means)
-    about = residuals - np.bincount(noise.cell, residuals * seen)[noise.cell] / np.maximum(
-        np.bincount(noise.cell, 1.0 * seen)[noise.cell], 1
-    )
-    repeats = seen.sum() - len(noise.means)
-    within = min(float((about[seen] ** 2).sum()) / repeats, runs * between) if repeats else 0.0
-    shared = np.sqrt(max(between - within / runs, 0.0)) * rng.standard_normal((n, noise.cell.max() + 1))
-    moved = shared[:, noise.cell] + np.sqrt(within) * rng.standard_normal((n, len(points)))
+    points, residuals, relative = found.points, -found.residuals, _relative(found.points)
+    seen = noise.cluster >= 0
+    between, runs = float(noise.deviation(residuals[None])[0]) ** 2, seen.sum() / len(noise.means)
+    about = (residuals * relative - (noise.means @ residuals)[noise.cluster])[seen]
+    within = min(float((about**2).sum()) / noise.repeats, runs * between) if noise.repeats else 0.0
+    shared = np.sqrt(max(between - within / runs, 0.0)) * rng.standard_normal((n, len(noise.means)))
+    drawn = shared[:, noise.cluster] + np.sqrt(within) * rng.standard_normal((n, len(points)))
+    moved = np.divide(drawn, relative, out=np.zeros_like(drawn), where=seen)
     curve = found.law.log_predict(points.x, found.theta)
     with np.errstate(over="ignore"):
         return np.exp(curve + moved) if found.objective.logs else np.exp(curve) + moved
+
+
+def _relative(points: Points) -> Vector:
+    """(n,) 1 / deviation of each point, relative to that of a point of mean weight."""
+    return np.sqrt(points.weights / points.weights[points.weights > 0].mean())
+
+
+def clusters_are_cells(points: Points) -> bool:
+    """Whether no cluster holds different inputs, as a trunk would."""
+    seen = points.weights > 0
+    both = np.unique(np.column_stack([points.clusters[seen], points.x[seen]]), axis=0)
+    return len(both) == len(np.unique(points.clusters[seen]))
 
 
 def orthonormal(found: Fit, objective: Objective) -> Matrix:

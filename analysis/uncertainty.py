@@ -1,15 +1,14 @@
 """How far off a fit may be: intervals of its parameters, of its curve, of new runs and of anything that follows.
 
-`profile`: Student's t made exact for curved laws; few sizes, squared objectives. `delta`: the same where the law is
-linear in its parameters (then equal), else its fast approximation. `bootstrap`: cases by cluster; many clusters, any
-objective. `parametric`: normal noise drawn anew, each draw measured in its own residual deviation (a bootstrap-t); few
-cells, any objective. `wild`: residuals by cluster; few trunks. `auto` takes the first that its conditions allow: for
-squares of independent cells delta where exact, else profile; for all else bootstrap from `MANY` clusters on, below them
-parametric for cells and wild for trunks.
+`profile`: Student's t for curved laws; squares of cells. `delta`: its fast approximation, equal for laws linear in
+theta. `bootstrap`: cases by cluster; many clusters, any objective. `parametric`: normal noise drawn anew, every draw in
+units of its own residual deviation (a bootstrap-t); few clusters, any objective. `wild`: residuals by cluster; squares.
+`auto`: for squares of cells delta where it is exact, else profile; for all else bootstrap from `MANY` clusters on, and
+parametric below. Coverage is measured: results/coverage.md.
 
 Runs of equal inputs and one cluster (seeds of a cell) share whatever is peculiar to that cell, so profile and delta
 count each cell once: residuals and degrees of freedom are those of cell means. A caller who knows runs to be
-independent says so by giving each its own cluster. Coverage is measured: results/coverage.md.
+independent says so by giving each its own cluster.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from scipy import stats
 
 from analysis import profile
 from analysis.fit import Fit, Status
-from analysis.points import Matrix, Points, Vector
-from analysis.resampling import ROUNDING, cluster_index, noise_of, resampled
+from analysis.points import Matrix, Vector
+from analysis.resampling import ROUNDING, cluster_index, clusters_are_cells, resampled
 
 Method = Literal["auto", "profile", "bootstrap", "parametric", "wild", "delta"]
 MANY = 20
@@ -75,11 +74,13 @@ def uncertainty(
             free = 0
         return Uncertainty(fit=found, method=chosen, level=level, free=free, draws=_none(found), notes=tuple(notes))
     free = n_clusters - len(found.theta)
-    if chosen == "parametric":
-        free = noise_of(found).free
     draws, scales = resampled(found, chosen, n, seed) if free > 0 else (_none(found), np.empty(0))
     if (n_dropped := n - len(draws)) and free > 0:
         notes.append(f"{n_dropped} of {n} resamples left out: too few distinct sizes in them, or no optimum")
+    if chosen == "wild" and (found.objective.delta is not None or n_clusters < MANY):
+        notes.append(
+            "wild intervals of few clusters or of a robust objective cover too little; parametric ones do better"
+        )
     if chosen == "bootstrap" and n_clusters < MANY:
         notes.append(f"{n_clusters} clusters are few for a bootstrap of cases (from {MANY} on it covers as stated)")
     if n_dropped > DROPPED * n:
@@ -93,20 +94,12 @@ def _none(found: Fit) -> Matrix:
 
 def _chosen(found: Fit, n_clusters: int) -> tuple[Method, list[str]]:
     squares = found.objective.delta is None and found.objective.overestimate == 1
-    if squares and _clusters_are_cells(found.points):
+    if squares and clusters_are_cells(found.points):
         return ("delta" if _linear(found) else "profile"), []
     if n_clusters >= MANY:
         return "bootstrap", []
-    if _clusters_are_cells(found.points):
-        return "parametric", []
-    return "wild", [f"{n_clusters} trunks are few: their intervals are rough"]
-
-
-def _clusters_are_cells(points: Points) -> bool:
-    """Whether no cluster holds different inputs, as a trunk would."""
-    seen = points.weights > 0
-    both = np.unique(np.column_stack([points.clusters[seen], points.x[seen]]), axis=0)
-    return len(both) == len(np.unique(points.clusters[seen]))
+    trunks = not clusters_are_cells(found.points)
+    return "parametric", [f"{n_clusters} trunks are few: 95 % intervals cover about 90 %"] if trunks else []
 
 
 def _linear(found: Fit) -> bool:
