@@ -67,7 +67,7 @@ def frontier_document(ask: FrontierAsk) -> Document:
         raise InputError(problems)
     numbers = _numbers(table, ask)
     found = groups(table, numbers)
-    answers = [_answered(group, table, numbers, ask) for group in found]
+    answers = [_answered(group, table, numbers, ask) for group in found if not group.left_out_by_user]
     return {
         "command": "frontier",
         "table": str(ask.question.path),

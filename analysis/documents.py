@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from analysis.fit import Fit
-from analysis.points import Vector
+from analysis.points import Matrix, Points, Vector
 from analysis.sheet import Fate, Group
-from analysis.uncertainty import Estimate, Uncertainty
+from analysis.uncertainty import Band, Estimate, Uncertainty
 from analysis.wanted import Wanted
 
 Document = dict[str, Any]
@@ -101,10 +101,10 @@ def _exclusion(fate: Fate) -> Document:
     return {"reason": fate.reason, key: fate.what, "rows": len(fate.rows), "row_numbers": list(fate.rows[:MOST_ROWS])}
 
 
-def score(measured: Vector, predicted: Vector) -> Document:
+def score(measured: Vector, predicted: Vector | None) -> Document:
     """How near predictions come: root mean square of ln(predicted / measured), and |predicted / measured - 1|."""
-    if not len(measured):
-        return {"n": 0, "rmsle": None, "mean_relative_error": None, "median_relative_error": None}
+    if not len(measured) or predicted is None:
+        return {"n": len(measured), "rmsle": None, "mean_relative_error": None, "median_relative_error": None}
     with np.errstate(all="ignore"):
         logs, relative = np.log(predicted / measured), np.abs(predicted / measured - 1)
         return {
@@ -115,19 +115,26 @@ def score(measured: Vector, predicted: Vector) -> Document:
         }
 
 
-def predictions(bounds: Uncertainty | None, wanted: Wanted, failed: str) -> list[Document]:
-    """One for each row wanted, with nulls and a reason where there is none; `failed`: why the fit has none at all.
+class Bands(Protocol):
+    """What predicts with intervals: the uncertainty of one fit, or a choice among several."""
 
-    low, high: of the law's curve there; `new_run`: where the result of one more run would lie.
+    def curve(self, x: Matrix) -> Band: ...
+
+    def new_runs(self, x: Matrix) -> Band: ...
+
+
+def predictions(bands: Bands | None, wanted: Wanted, fitted: Points, failed: str) -> list[Document]:
+    """One for each row wanted, with nulls and a reason where there is none; `failed`: why there is none at all.
+
+    low, high: of the curve there; `new_run`: where the result of one more run would lie.
     """
     x, y = wanted.x, wanted.y
     value, low, high, new_low, new_high = np.full((5, len(x)), np.nan)
-    good = np.array([not reason for reason in wanted.unfit], bool) & (bounds is not None)
-    largest = np.ones(len(wanted.inputs))
-    if bounds and good.any():
-        value[good], low[good], high[good] = bounds.curve(x[good])
-        _, new_low[good], new_high[good] = bounds.new_runs(x[good])
-        largest = bounds.fit.points.x.max(axis=0)
+    good = np.array([not reason for reason in wanted.unfit], bool) & (bands is not None)
+    largest = fitted.x.max(axis=0) if len(fitted) else np.ones(len(wanted.inputs))
+    if bands and good.any():
+        value[good], low[good], high[good] = bands.curve(x[good])
+        _, new_low[good], new_high[good] = bands.new_runs(x[good])
     return [
         {
             "row": row,

@@ -24,7 +24,10 @@ OPERATORS = ("==", "!=", "<=", ">=", "<", ">", "=", "in")
 FORM = "COLUMN == VALUE (or !=, <, <=, >, >=, in (A, B)), joined by 'and', 'or', brackets"
 END_OF_VALUE = re.compile(r"\s+(and|or)(?=\s|\(|$)|\s*&&?|\s*\|\|?|\s*,|\s*\)|\s*$", re.IGNORECASE)
 OPERATOR = re.compile(r"\s*(==|!=|<=|>=|<|>|=|in\s*[\[(])", re.IGNORECASE)
-JOINS = {"and": ("and ", "&&", "&", ","), "or": ("or ", "||", "|")}
+JOINS = {
+    "and": re.compile(r"(and(?=\s|\(|$)|&&?|,)", re.IGNORECASE),
+    "or": re.compile(r"(or(?=\s|\(|$)|\|\|?)", re.IGNORECASE),
+}
 WORDS = {"true": 1.0, "false": 0.0}
 MAX_DEPTH = 50
 """Brackets within brackets; nobody writes more."""
@@ -75,15 +78,20 @@ class _Reader:
                 return token
         return ""
 
+    def joined(self, how: str) -> bool:
+        found = JOINS[how].match(self.rest())
+        self.at += found.end() if found else 0
+        return found is not None
+
     def any_of(self, depth: int) -> Callable[[pd.DataFrame], Mask]:
         parts = [self.all_of(depth)]
-        while self.take(*JOINS["or"]):
+        while self.joined("or"):
             parts.append(self.all_of(depth))
         return parts[0] if len(parts) == 1 else lambda rows: np.logical_or.reduce([part(rows) for part in parts])
 
     def all_of(self, depth: int) -> Callable[[pd.DataFrame], Mask]:
         parts = [self.one(depth)]
-        while self.take(*JOINS["and"]):
+        while self.joined("and"):
             parts.append(self.one(depth))
         return parts[0] if len(parts) == 1 else lambda rows: np.logical_and.reduce([part(rows) for part in parts])
 

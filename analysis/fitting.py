@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,19 +12,22 @@ from typing import cast
 import numpy as np
 
 from analysis import documents
-from analysis.documents import Document
+from analysis.documents import Bands, Document
 from analysis.fit import Fit, fit
 from analysis.how import How
 from analysis.laws import ALIASES, LAWS
 from analysis.laws.law import Law
 from analysis.points import Points
 from analysis.problems import InputError, unknown
+from analysis.select import Candidate, Selection, select, sizes_laws
 from analysis.sheet import Group, Sheet, groups, sheet
-from analysis.table import Question, Table, open_table
+from analysis.table import INPUTS, Question, Table, open_table
 from analysis.uncertainty import Method, Uncertainty, uncertainty
 from analysis.wanted import Wanted, held_out, key_of, read_wanted, unmatched
 
 AUTO = "auto"
+OF_BOTH = ("chinchilla", "chinchilla_tied")
+"""Laws to choose among where model and data sizes are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +54,21 @@ def fit_document(ask: Ask) -> Document:
         raise InputError([*problems, *error.problems]) from None
     if problems:
         raise InputError(problems)
-    law = LAWS[ALIASES.get(ask.law, ask.law)]
-    numbers = sheet(table, law.inputs, relative=ask.how.relative, law=law.name, may_be_zero=law.may_be_zero)
+    laws = _laws(ask, table)
+    numbers = sheet(table, laws[0].inputs, relative=ask.how.relative, law=ask.law, may_be_zero=laws[0].may_be_zero)
     found = groups(table, numbers)
-    wanted = read_wanted(ask.predict, table, numbers, law) if ask.predict else None
+    wanted = read_wanted(ask.predict, table, numbers, laws[0]) if ask.predict else None
     by_group = wanted.by_group() if wanted and wanted.keys is not None else None
     answers = []
     for group in found:
+        if group.left_out_by_user:
+            continue  # counted, and no group of the answer
         mine = wanted if by_group is None else by_group.get(key_of(group))
-        answers.append(_answered(group, law, ask, mine))
+        answers.append(_answered(group, laws, ask, mine))
     return {
         "command": "fit",
         "table": str(ask.question.path),
-        "settings": _settings(ask, table, numbers, law),
+        "settings": _settings(ask, table, numbers),
         "rows": documents.rows(found),
         "notes": list(numbers.notes),
         "statuses": dict(Counter(answer["status"] for answer in answers)),
@@ -72,11 +78,23 @@ def fit_document(ask: Ask) -> Document:
     }
 
 
-def _settings(ask: Ask, table: Table, numbers: Sheet, law: Law) -> Document:
+def _laws(ask: Ask, table: Table) -> Sequence[Law]:
+    """The law asked for, or all that the table's inputs allow: of both sizes where both are there, else of one."""
+    if ask.law != AUTO:
+        law = LAWS[ALIASES.get(ask.law, ask.law)]
+        if ask.question.x and "x" not in law.inputs:
+            raise InputError(f"--x: the law {law.name} has the inputs {', '.join(law.inputs)}; map them with --map")
+        return (law,)
+    there = {*table.mapped, *(set(INPUTS) & set(table.rows.columns))}
+    both = "x" not in table.mapped and "n_params" in there and there & {"n_images", "train_flops"}
+    return [LAWS[name] for name in OF_BOTH] if both else sizes_laws()
+
+
+def _settings(ask: Ask, table: Table, numbers: Sheet) -> Document:
     """What was asked, as it was understood."""
     question = ask.question
     return {
-        "law": law.name,
+        "law": ask.law,
         "inputs": {name: str(numbers.sources[name]) for name in numbers.sources},
         "target": {"name": table.target, "column": str(table.mapped[table.target])},
         "by": list(question.by),
@@ -93,12 +111,33 @@ def _settings(ask: Ask, table: Table, numbers: Sheet, law: Law) -> Document:
     }
 
 
-def _answered(group: Group, law: Law, ask: Ask, wanted: Wanted | None) -> Document:
+def _answered(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) -> Document:
+    """Numbers at the edge of what floats hold are no reason to warn: what comes of them is a status."""
     started = perf_counter()
-    found = fit(law, group.fitted, objective=ask.how.measure)
+    with np.errstate(all="ignore"):
+        try:
+            answer = _fitted(group, laws, ask, wanted)
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+            # whatever odd numbers make of the linear algebra: the other groups have their answers
+            answer = _broken(group, laws[0], f"{type(error).__name__}: {error}")
+    return {**answer, "seconds": perf_counter() - started}
+
+
+def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) -> Document:
+    chosen = None
+    if ask.law == AUTO:
+        chosen = select(group.fitted, laws, objective=ask.how.measure)
+        found = (chosen.winner or chosen.candidates[0]).fit
+    else:
+        found = fit(laws[0], group.fitted, objective=ask.how.measure)
+    law = found.law
     bounds = _bounds(found, ask) if found.status.usable else None
+    bands: Bands | None = chosen if chosen and chosen.winner else bounds
     failed = "" if bounds else f"no fit: {found.reason}"
     others = held_out(group, law.inputs)
+    warnings = list(bounds.warnings) if bounds else []
+    if chosen and ask.how.level != 0.95:
+        warnings.append("predictions of a choice among laws have intervals of 95 %, whatever --level says")
     answer: Document = {
         "group": group.key,
         "law": law.name,
@@ -106,7 +145,7 @@ def _answered(group: Group, law: Law, ask: Ask, wanted: Wanted | None) -> Docume
         "source": law.source,
         "status": found.status.key,
         "reason": found.reason,
-        "warnings": list(bounds.warnings) if bounds else [],
+        "warnings": warnings,
         "rows": documents.rows([group]),
         "objective": documents.objective(found),
         "intervals": _intervals(bounds, ask, failed),
@@ -114,14 +153,55 @@ def _answered(group: Group, law: Law, ask: Ask, wanted: Wanted | None) -> Docume
         "derived": documents.derived(found, bounds),
         "fitted": _score(found, group.fitted),
         "held_out": {
-            **_score(found, group.held_out),
+            **(_score(chosen or found, group.held_out) if bounds else documents.score(group.held_out.y, None)),
             "reason": failed or ("" if len(group.held_out) else "no rows are held out"),
-            "predictions": documents.predictions(bounds, others, failed),
+            "predictions": documents.predictions(bands, others, group.fitted, failed),
         },
     }
     if ask.predict:
-        answer["predictions"] = documents.predictions(bounds, wanted, failed) if wanted else []
-    return {**answer, "seconds": perf_counter() - started}
+        answer["predictions"] = documents.predictions(bands, wanted, group.fitted, failed) if wanted else []
+    if chosen:
+        answer["choice"] = {"reason": chosen.reason, "sizes_fitted": list(chosen.cuts)}
+        answer["candidates"] = [_candidate(one, group) for one in chosen.candidates]
+    return answer
+
+
+def _candidate(one: Candidate, group: Group) -> Document:
+    """`score`: root mean squared log error of the larger sizes as foretold from the smaller; none of it held out."""
+    return {
+        "law": one.law.name,
+        "formula": one.law.formula,
+        "score": documents.number(one.score),
+        "errors": [{"sizes_fitted": cut, "rmsle": documents.number(error)} for cut, error in one.errors.items()],
+        "weight": one.weight,
+        "status": one.fit.status.key,
+        "reason": one.reason,
+        "objective": documents.objective(one.fit),
+        "parameters": {name: documents.number(value) for name, value in one.fit.parameters.items()},
+        "held_out": _score(one.fit, group.held_out)
+        if one.fit.status.usable
+        else documents.score(group.held_out.y, None),
+    }
+
+
+def _broken(group: Group, law: Law, reason: str) -> Document:
+    nothing = documents.score(group.held_out.y, None)
+    return {
+        "group": group.key,
+        "law": law.name,
+        "formula": law.formula,
+        "source": law.source,
+        "status": "not_computable",
+        "reason": reason,
+        "warnings": [],
+        "rows": documents.rows([group]),
+        "objective": None,
+        "intervals": None,
+        "parameters": {},
+        "derived": {},
+        "fitted": documents.score(group.fitted.y, None),
+        "held_out": {**nothing, "reason": reason, "predictions": []},
+    }
 
 
 def _bounds(found: Fit, ask: Ask) -> Uncertainty:
@@ -150,7 +230,5 @@ def _intervals(bounds: Uncertainty | None, ask: Ask, failed: str) -> Document:
     }
 
 
-def _score(found: Fit, measured: Points) -> Document:
-    usable = found.status.usable and len(measured) > 0
-    document = documents.score(measured.y, found.predict(measured.x) if usable else np.full(len(measured), np.nan))
-    return {**document, "n": len(measured)}
+def _score(found: Fit | Selection, measured: Points) -> Document:
+    return documents.score(measured.y, found.predict(measured.x) if len(measured) else None)

@@ -93,7 +93,7 @@ def _exclusion(one: Document) -> str:
 
 def _group(group: Document) -> list[str]:
     said = group["status"] + (f": {group['reason']}" if group["reason"] else "")
-    lines = _title(group) + [f"{group['law']}: {group['formula']}", f"status: {said}"]
+    lines = [*_title(group), f"{group['law']}: {group['formula']}", f"status: {said}"]
     lines += [f"warning: {warning}" for warning in group["warnings"]]
     value = group["objective"]
     if value["sum"] is not None:

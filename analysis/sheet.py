@@ -51,6 +51,11 @@ class Group:
     excluded: tuple[Fate, ...]
 
     @property
+    def left_out_by_user(self) -> bool:
+        """Whether all its rows are."""
+        return self.total == sum(len(fate.rows) for fate in self.excluded if fate.reason == "excluded")
+
+    @property
     def total(self) -> int:
         return len(self.fitted) + len(self.held_out) + sum(len(fate.rows) for fate in self.excluded)
 
