@@ -214,6 +214,14 @@ class Uncertainty:
         )
 
     @cached_property
+    def _thetas(self) -> profile.Scalars:
+        return profile.coordinates(self._rows.low[0], self._rows.high[0])
+
+    @cached_property
+    def _theta_ends(self) -> profile.Ends:
+        return self._ends(self._thetas)
+
+    @cached_property
     def _variance(self) -> float:
         """Of a residual of weight 1, about the curve."""
         if self.free < 1:
@@ -251,12 +259,10 @@ class Uncertainty:
             natural = law.natural(self.draws)
             se = [_deviation(natural[:, j]) for j in range(len(value))]
         else:
-            rows = self._rows
-            scalars = profile.coordinates(rows.low[0], rows.high[0])
-            ends = self._ends(scalars)
+            ends = self._theta_ends
             low, high = ends.low[0], ends.high[0]
             logs = np.array([parameter.log for parameter in law.parameters])
-            se = list(self._errors(scalars) * np.where(logs, value, 1.0))
+            se = list(self._errors(self._thetas) * np.where(logs, value, 1.0))
         with np.errstate(over="ignore"):
             low, high = law.natural(low), law.natural(high)
         if not self._resampled:
@@ -273,9 +279,7 @@ class Uncertainty:
             if self.method == "delta" and self.fit.status is Status.AT_BOUND:
                 return ["a parameter at its bound has no delta interval; profile gives one"]
             return []
-        rows = self._rows
-        ends = self._ends(profile.coordinates(rows.low[0], rows.high[0]))
-        found = []
+        ends, found = self._theta_ends, []
         for side, which in (("below", ends.low_open[0]), ("above", ends.high_open[0])):
             if names := [name for name, is_open in zip(self.fit.law.names, which, strict=True) if is_open]:
                 found.append(f"the data set no limit {side} to {', '.join(names)}")
