@@ -106,7 +106,8 @@ class Held:
     """A run that was held out, beside what the others say of it."""
 
     run: str
-    seed: int
+    seed: int | None
+    """None where the table does not say."""
     measured: float
     prediction: Prediction
 
@@ -165,7 +166,7 @@ class Predictor:
         return [
             Held(
                 run=str(row["run"]),
-                seed=int(row["seed"]),
+                seed=int(row["seed"]) if np.isfinite(row["seed"]) else None,
                 measured=float(row["error"]),
                 prediction=made[_given(row["n_params"]), _given(row["n_images"])],
             )

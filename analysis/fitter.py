@@ -145,8 +145,8 @@ def _preferred(found: Selection) -> str:
     if found.reason:
         return f"{found.winner.law.name}: {found.reason}"
     winner, *others = found.good
-    n = len(found.cuts)
-    said = f"{winner.law.name} foretold the larger sizes best from the smaller (RMSLE {winner.score:.2g}, {n} times)"
+    rounds = f"{len(found.cuts)} round{'s' * (len(found.cuts) != 1)}"
+    said = f"{winner.law.name} foretold the larger sizes best from the smaller (RMSLE {winner.score:.2g} in {rounds})"
     if others:
         names = ", ".join(f"{c.law.name} {c.score:.2g}" for c in others)
         said += f"; nearly as well, so counted too: {names}"

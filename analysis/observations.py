@@ -129,7 +129,7 @@ def load(
     A missing number is NaN, a missing text empty. Other columns are not taken over, but what rules left out when the
     table was written stays out. Raises one InputError, a ValueError, with all that makes it no observation table.
     """
-    given = read(Path(table)) if isinstance(table, Path | str) else table.reset_index(drop=True)
+    given = read(Path(table)) if isinstance(table, Path | str) else _plain(table)
     names = parse_mapping(mapping) if isinstance(mapping, str) else dict(mapping or {})
     problems = [
         *unknown_names(names, KNOWN),
@@ -159,6 +159,15 @@ def load(
     rows["excluded"] = excluded.where((excluded != Exclusion.KEPT) | ~before.isin(JUDGED), before)
     _judge(rows, rules)
     return rows
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Whatever the caller's index and names of columns are."""
+    named = table.reset_index(drop=True).set_axis([str(name) for name in table.columns], axis=1)
+    if twice := sorted(set(named.columns[named.columns.duplicated()])):
+        several = ", ".join(map(repr, twice))
+        raise InputError(f"observations: several columns are called {several}; a name must mean one column")
+    return named
 
 
 def _complete(rows: pd.DataFrame, defaults: Mapping[str, Any]) -> pd.DataFrame:

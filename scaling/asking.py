@@ -288,7 +288,7 @@ def _held(found: Answers) -> Table:
             p.task or f"mean of {p.n_tasks}",
             p.model,
             f"{p.n_images:,.0f}",
-            str(h.seed),
+            "" if h.seed is None else str(h.seed),
             f"{h.measured:.4f}",
             f"{p.value:.4f}" if p.answered else "?",
             f"{h.off:+.1%}" if p.answered else "",

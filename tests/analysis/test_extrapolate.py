@@ -254,3 +254,11 @@ def test_a_held_run_says_how_far_off_its_prediction_is() -> None:
     answer = ask(of(table(images=(4e4,))), n_params=1e8)
     held = Held(run="x", seed=0, measured=answer.value / 1.1, prediction=answer)
     assert held.off == pytest.approx(0.1)
+
+
+def test_a_held_out_run_whose_seed_nobody_wrote_down_is_compared_all_the_same() -> None:
+    rows = table(images=(4e4,), seeds=1)
+    given = of(rows.assign(seed=rows["seed"].where(rows["n_params"] < 1e8)), holdout=["n_params == 1e8"])
+    (held,) = Predictor(given).against()
+    assert held.seed is None
+    assert np.isfinite(held.off)

@@ -326,3 +326,15 @@ def test_a_missing_standard_error_is_missing_and_not_zero(sweep: Sweep) -> None:
 def test_an_empty_table_is_no_mistake() -> None:
     rows = load(pd.DataFrame(columns=list(COLUMNS)))
     assert mean_over_tasks(kept(rows)).empty
+
+
+def test_names_that_are_no_text_and_an_index_of_any_kind_are_no_matter() -> None:
+    rows = load(pd.DataFrame({0: [1e6, 2e6], 1: [0.5, 0.4]}, index=["x", "x"]), mapping="n_params=0,error=1")
+    assert rows["run"].tolist() == ["1", "2"]
+    assert rows["error"].tolist() == [0.5, 0.4]
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    table = pd.DataFrame([[1e6, 0.5, 0.6]], columns=["n_params", "error", "error"])
+    with pytest.raises(InputError, match="several columns are called 'error'; a name must mean one column"):
+        load(table)
