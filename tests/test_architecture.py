@@ -68,6 +68,8 @@ ROWS = {
         {"blocks"},
         {"inline", "latex", "markdown"},
         {"answers", "page"},
+        {"study"},
+        {"sections"},
         {"report"},
         {"how"},
         {"wanted"},

@@ -16,6 +16,9 @@ from analysis.sections.axes import BAND
 from analysis.sections.drawing import Pen
 from analysis.study import Study
 
+AT_ONCE = 12
+"""Tasks in one figure."""
+
 
 def section(study: Study, pen: Pen) -> Section:
     blocks: list[Block] = []
@@ -38,9 +41,9 @@ def section(study: Study, pen: Pen) -> Section:
 
 
 def _headline(study: Study, pen: Pen) -> Iterator[Block]:
-    rows = figure.table(study.headline)
+    rows = figure.table(study.headline, column=study.benefit)
     if rows[study.benefit].notna().any():
-        drawn = figure.draw(rows, xlabel=f"{DEFINITIONS[study.benefit]} along encoder parameters")
+        drawn = figure.draw(rows, column=study.benefit, xlabel=f"{DEFINITIONS[study.benefit]} along encoder parameters")
         yield pen.picture("benefit", _caption(rows, study.benefit), drawn)
     else:
         yield Words(lines=[f"No task has a benefit along model size: {'; '.join(rows['status'].unique())}."])
@@ -67,12 +70,17 @@ def _images(at: object) -> str:
 
 
 def _small_multiples(study: Study, pen: Pen) -> Iterator[Block]:
-    """One figure per task against model size, of the series of the headline."""
+    """Figures of up to `AT_ONCE` tasks against model size, of the series of the headline."""
     wanted = study.headline[["algorithm", "mixture", "at"]].drop_duplicates()
-    rows = study.fitted.assign(at=[f"{n:.0f}" if np.isfinite(n) else "" for n in study.fitted["n_images"]], error_se=study.fitted["auc_se"])
+    at = [f"{n:.0f}" if np.isfinite(n) else "" for n in study.fitted["n_images"]]
+    rows = study.fitted.assign(at=at, error_se=study.fitted["auc_se"])
+    parts = []
     for task, mine in rows.merge(wanted, on=["algorithm", "mixture", "at"]).groupby("task"):
-        found = curves(mine, "n_params")
-        if found:
+        if found := curves(mine, "n_params"):
             baselines = study.mean_references(str(task))
-            drawn = error_figure.draw(found, baselines, panel_by="n_images", ylabel=f"{task}: 1 - AUC")
-            yield pen.picture(f"task_{task}", f"{task} against model size. {BAND}", drawn)
+            parts.append(error_figure.Panel(title=str(task), curves=found, references=baselines))
+    for i in range(0, len(parts), AT_ONCE):
+        few = parts[i : i + AT_ONCE]
+        drawn = error_figure.draw_panels(few, ylabel="1 - AUC", one_scale=False)
+        name = "tasks" if len(parts) <= AT_ONCE else f"tasks_{i // AT_ONCE + 1}"
+        yield pen.picture(name, f"Each task against model size, on a scale of its own. {BAND}", drawn)

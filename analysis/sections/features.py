@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from analysis.benefit import DEFINITIONS
-from analysis.blocks import Block, Fold, Numbers, Section, Words
+from analysis.blocks import Block, Fold, Numbers, Picture, Section, Words
 from analysis.features import FEATURES
 from analysis.figures import correlation as figure
+from analysis.figures import pairs
 from analysis.sections.drawing import Pen
 from analysis.study import Study
 
@@ -35,6 +38,28 @@ MAIN = [
 """Columns of the first table; all are in the second."""
 
 
+def _intervals(study: Study, pen: Pen) -> Picture:
+    caption = (
+        "The same with intervals: Pearson's r with the benefits as measured, below it r with the true benefits where "
+        "their own error could be taken out; the grey bar is the range of r with one task left out. Between the dotted "
+        "lines no r of so many tasks is significant in a single test."
+    )
+    return pen.picture(
+        "correlation_intervals", caption, figure.draw_intervals(figure.interval_table(study.correlations))
+    )
+
+
+def _strongest(study: Study, pen: Pen) -> Iterator[Picture]:
+    rows = pairs.table(study.correlations, study.headline, study.tasks, column=study.benefit)
+    if len(rows):
+        caption = (
+            "The pairs with the least p, each task with the 95 % interval of its benefit; the task that moves r most "
+            "is ringed. They were picked because they look strong."
+        )
+        drawn = pairs.draw(rows, ylabel=DEFINITIONS[study.benefit])
+        yield pen.picture("correlation_pairs", caption, drawn)
+
+
 def section(study: Study, pen: Pen) -> Section:
     blocks: list[Block] = []
     unlisted = sorted(set(study.fitted["task"]) - set(study.tasks["task"]))
@@ -48,7 +73,11 @@ def section(study: Study, pen: Pen) -> Section:
             "permutation p, q, number of tasks; framed where the pair survives a false-discovery rate of 5 % over all "
             "pairs."
         )
-        blocks.append(pen.picture("correlation", caption, figure.draw(study.correlations)))
+        words = f"benefit: {DEFINITIONS[study.benefit]}"
+        drawn = figure.draw(study.correlations, xlabel=words)
+        blocks.append(pen.picture("correlation", caption, drawn))
+        blocks.append(_intervals(study, pen))
+        blocks += _strongest(study, pen)
     caption = (
         "p: two-sided permutation test of Pearson's r; q: p after Benjamini and Hochberg over all pairs. corrected: r "
         "with the true benefits, after taking out their own measurement error. partial: r at equal number of samples. "

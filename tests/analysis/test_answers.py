@@ -14,6 +14,7 @@ from analysis.correlate import correlate
 from analysis.figures.error import curves
 from analysis.observations import kept, load, mean_over_tasks, references, without_result
 
+FEATURES = ["samples", "classes", "imbalance", "compressibility", "davies_bouldin"]
 Sweep = Callable[..., pd.DataFrame]
 
 
@@ -168,7 +169,7 @@ def test_tasks_that_gain_lose_show_neither_or_have_no_answer_add_up(sweep: Sweep
 
 def test_correlations_are_counted_with_those_that_have_no_answer(sweep: Sweep, tasks: pd.DataFrame) -> None:
     chosen = headline(benefits(fitted(sweep())))
-    first, second = answers.correlated(correlate(chosen, tasks.drop(columns="classes")))
+    first, second = answers.correlated(correlate(chosen, tasks.drop(columns="classes"), features=FEATURES))
     assert first == (
         "0 of 8 feature-benefit correlations survive a false-discovery rate of 5 %; 2 more have no answer."
     )
@@ -180,7 +181,7 @@ def test_correlations_are_counted_with_those_that_have_no_answer(sweep: Sweep, t
 
 def test_correlations_without_an_answer_give_every_reason(sweep: Sweep, tasks: pd.DataFrame) -> None:
     chosen = headline(benefits(fitted(sweep(tasks=("skin", "organ")))))
-    (words,) = answers.correlated(correlate(chosen, tasks.drop(columns="classes")))
+    (words,) = answers.correlated(correlate(chosen, tasks.drop(columns="classes"), features=FEATURES))
     assert "tasks with both numbers: 2; at least 4 are needed" in words
     assert "the task table has no such column" in words
     (none,) = answers.correlated(correlate(chosen.iloc[:0], tasks))

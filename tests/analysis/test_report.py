@@ -19,13 +19,25 @@ from scaling.records import COLUMNS
 
 Sweep = Callable[..., pd.DataFrame]
 EVIL = "</title><script>alert(1)</script>"
-PICTURES = ["benefit", "correlation", "error_n_images", "error_n_params", "error_train_flops"]
+PICTURES = [
+    "benefit",
+    "correlation",
+    "correlation_intervals",
+    "correlation_pairs",
+    "error_n_images",
+    "error_n_params",
+    "error_train_flops",
+    "tasks",
+]
 TABLES = [
     "benefit_headline",
     "benefits",
     "cells",
     "correlations",
+    "correlations_main",
+    "duels",
     "failures",
+    "forecasts",
     "law_n_images",
     "law_n_params",
     "law_train_flops",
@@ -34,6 +46,7 @@ TABLES = [
     "read_outs",
     "references",
     "rows",
+    "shared_parameters",
     "tasks",
     "without_result",
 ]
@@ -100,23 +113,23 @@ def test_what_users_write_is_shown_and_not_run(folder: Path) -> None:
     assert "out of memory &lt;i&gt;" in page
 
 
-def test_every_figure_is_there_as_png_and_svg(folder: Path, all_tasks: pd.DataFrame) -> None:
-    names = [*PICTURES, *(f"task_{task}" for task in all_tasks["task"])]
+def test_every_figure_is_there_in_three_formats(folder: Path) -> None:
     assert sorted(path.name for path in (folder / "figures").iterdir()) == sorted(
-        ["gallery.png", *(f"{name}.{kind}" for name in names for kind in ("png", "svg", "pdf"))]
+        ["gallery.png", *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg", "pdf"))]
     )
     page = (folder / "report.html").read_text()
-    assert page.count("<img ") + page.count("<svg ") == len(names) + 1
+    assert page.count("<img ") + page.count("<svg ") == len(PICTURES) + 1
 
 
 def test_every_table_is_there_as_csv_and_nothing_half_written(folder: Path) -> None:
     assert sorted(path.name for path in folder.glob("*.csv")) == sorted(f"{name}.csv" for name in TABLES)
+    assert sorted(path.stem for path in folder.glob("*.tex")) == [name for name in TABLES if name != "observations"]
     assert not list(folder.rglob(".*"))
 
 
 def test_every_picture_of_the_markdown_exists(folder: Path) -> None:
     links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", (folder / "report.md").read_text())
-    assert len(links) == len(PICTURES) + 5 + 1
+    assert len(links) == len(PICTURES) + 1
     assert all((folder / link).exists() for link in links)
 
 
@@ -173,8 +186,11 @@ def test_tables_that_are_none_raise_one_error_and_leave_nothing_written(
 ) -> None:
     out = tmp_path / "report"
     with pytest.raises(ValueError) as error:
-        write(sweep().drop(columns=["auc", "probe"]), tasks.rename(columns={"task": "name"}), out, title="x")
-    assert "observations: no column probe, auc; the table has run, status" in str(error.value)
+        write(sweep().drop(columns=["auc"]), tasks.rename(columns={"task": "name"}), out, title="x", benefit="slope")
+    assert "observations: no column auc, nor error; the table has run, status" in str(error.value)
+    assert "benefit: unknown definition 'slope'; known: exponent, floor_exponent, slope_log_auc, gain" in str(
+        error.value
+    )
     assert "tasks: no column task; the table has name, modality" in str(error.value)
     assert not out.exists()
 
@@ -246,8 +262,8 @@ def test_an_empty_task_table_is_no_mistake_and_is_said(sweep: Sweep, tmp_path: P
     assert "Without features, as the task table has no row of them: organ, skin." in page.read_text()
 
 
-def test_only_required_columns_are_needed(sweep: Sweep, tasks: pd.DataFrame, tmp_path: Path) -> None:
-    needed = ["run", "status", "model", "algorithm", "mixture", "n_images", "seed", "n_params", "task", "probe", "auc"]
+def test_sizes_tasks_and_areas_are_enough(sweep: Sweep, tasks: pd.DataFrame, tmp_path: Path) -> None:
+    needed = ["n_params", "task", "auc", "algorithm", "probe"]
     page = write(small(sweep)[needed], tasks, tmp_path, title="x")
     assert "3 of 3 runs have no train_flops and are in no curve here." in page.read_text()
     assert not re.search(r"\b(nan|inf)\b", (tmp_path / "report.md").read_text())
