@@ -11,7 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.style import REFERENCE, colours, hover, markers, panels, plain_log, quantity, styled, ticks_at
+from analysis.figures.style import (
+    REFERENCE,
+    colours,
+    hover,
+    markers,
+    panels,
+    plain_log,
+    quantity,
+    shortened,
+    styled,
+    ticks_at,
+)
 from analysis.fit import Fit, fit
 from analysis.laws.law import Law
 from analysis.laws.power import POWER
@@ -139,42 +150,70 @@ class References:
     """NaN when it was not run."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    title: str
+    curves: list[Curve]
+    references: References
+    model: str = ""
+    """The one model of all its curves, along data size."""
+
+
 def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: str, beyond: float = BEYOND) -> Figure:
     """One panel per value of `panel_by`; colour is the algorithm, marker and dash the mixture (or data size).
 
     A law is drawn up to `beyond` times its largest run, dashed where no run supports it. Held-out runs are hollow.
     """
+    groups = dict.fromkeys(curve.fixed[panel_by] for curve in found)
+    parts = [
+        Panel(
+            title=_title(panel_by, group),
+            curves=[curve for curve in found if curve.fixed[panel_by] == group],
+            references=references,
+            model=group if panel_by == "model" else "",
+        )
+        for group in groups
+    ]
+    return draw_panels(parts, ylabel=ylabel, told=(panel_by,), beyond=beyond)
+
+
+def draw_panels(
+    parts: list[Panel], *, ylabel: str, told: tuple[str, ...] = (), one_scale: bool = True, beyond: float = BEYOND
+) -> Figure:
+    """The same for panels of any curves, all along one axis. `told`: what the titles say of the curves.
+
+    one_scale: whether all panels share the error axis, so that heights compare from panel to panel.
+    """
     with styled():
-        groups = list(dict.fromkeys(curve.fixed[panel_by] for curve in found))
-        rows = -(-len(groups) // MOST_COLUMNS)
-        figure, grid = panels(rows, -(-len(groups) // rows))
+        rows = -(-len(parts) // MOST_COLUMNS)
+        figure, grid = panels(rows, -(-len(parts) // rows), sharey=one_scale)
+        found = [curve for part in parts for curve in part.curves]
         algorithms = sorted({curve.fixed["algorithm"] for curve in found})
-        others = list(dict.fromkeys(_other(curve, panel_by) for curve in found))
+        others = list(dict.fromkeys(_other(curve, told) for curve in found))
         colour, marker = colours(algorithms), markers(others)
         drawn: set[str] = set()
-        for i, axes in enumerate(axes for row in grid for axes in row):
-            if i >= len(groups):
-                axes.set_visible(False)
-                continue
-            mine = [curve for curve in found if curve.fixed[panel_by] == groups[i]]
+        places = [axes for row in grid for axes in row]
+        for axes in places[len(parts) :]:
+            axes.set_visible(False)
+        for axes, part in zip(places, parts, strict=False):
             axes.set_xscale("log")
             axes.set_yscale("log")
-            for curve in mine:
-                other = _other(curve, panel_by)
+            for curve in part.curves:
+                other = _other(curve, told)
                 look = (colour[curve.fixed["algorithm"]], marker[other])
                 _draw_law(axes, curve, look[0], DASHES[others.index(other) % len(DASHES)], beyond)
                 _draw_runs(axes, curve, *look)
-            drawn |= _draw_references(axes, mine[0].axis, references, groups[i], panel_by)
-            axes.set_title(_title(panel_by, groups[i]) + _not_drawn(mine))
-            axes.set_xlabel(AXIS_LABELS[mine[0].axis])
-            ticks_at(axes.xaxis, [x for curve in mine for x in curve.runs["x"]])
-        limits = _limits(found, references, beyond)
+            drawn |= _draw_references(axes, part)
+            axes.set_title(shortened(part.title) + _not_drawn(part.curves))
+            axes.set_xlabel(AXIS_LABELS[part.curves[0].axis])
+            ticks_at(axes.xaxis, [x for curve in part.curves for x in curve.runs["x"]])
+            limits = _limits(parts if one_scale else [part], beyond)
+            if limits is not None:
+                axes.set_ylim(*limits)
+            plain_log(axes.yaxis)
         for row in grid:
             row[0].set_ylabel(ylabel)
-            if limits is not None:
-                row[0].set_ylim(*limits)
-            plain_log(row[0].yaxis)
-        _legend(figure, colour, marker, drawn, found, columns=4 if len(groups) > 1 else 2)
+        _legend(figure, colour, marker, drawn, found, columns=4 if len(parts) > 1 else 2)
     return figure
 
 
@@ -183,32 +222,29 @@ def _reach(curve: Curve, beyond: float) -> float:
     return max(float(curve.runs["x"].max()), beyond * float(curve.runs.loc[~curve.runs["held_out"], "x"].max()))
 
 
-def _limits(found: list[Curve], references: References, beyond: float) -> tuple[float, float] | None:
+def _limits(parts: list[Panel], beyond: float) -> tuple[float, float] | None:
     """Ends of the error axis, from runs with their bars, laws and references; None when all runs are without error."""
+    found = [curve for part in parts for curve in part.curves]
     runs = pd.concat([curve.runs for curve in found])
     runs = runs[runs["error"] > 0]
     bars = runs["error_se"].fillna(0)
     seen = np.concatenate([runs["error"] - np.minimum(bars, runs["error"] / 2), runs["error"] + bars])
     ends = [float(c.fit.predict(np.array([[_reach(c, beyond)]]))[0]) for c in found if c.fit.status.usable]
-    extra = np.array([references.pixels, *references.random["error"], *ends], dtype=float)
+    untrained = [error for part in parts for error in (part.references.pixels, *part.references.random["error"])]
+    extra = np.array([*untrained, *ends], dtype=float)
     seen = np.concatenate([seen, extra[np.isfinite(extra) & (extra > 0)]]) if len(seen) else seen
     return (float(seen.min() / MARGIN), float(seen.max() * MARGIN)) if len(seen) else None
 
 
-def _other(curve: Curve, panel_by: str) -> str:
+def _other(curve: Curve, told: tuple[str, ...]) -> str:
     """What tells the curves of one panel and algorithm apart."""
-    return _words({name: value for name, value in curve.fixed.items() if name not in (panel_by, "algorithm")})
+    return _words({name: value for name, value in curve.fixed.items() if name not in (*told, "algorithm")})
 
 
 def _title(panel_by: str, group: str) -> str:
-    if not group:
-        return ""
     """Empty where a table has no such size."""
-    return (
-        ""
-        if not group
-        else {"n_images": f"pretrained on {group} images", "mixture": f"mixture {group}"}.get(panel_by, group)
-    )
+    words = {"n_images": f"pretrained on {group} images", "mixture": f"mixture {group}"}
+    return words.get(panel_by, group) if group else ""
 
 
 def _not_drawn(mine: list[Curve]) -> str:
@@ -259,19 +295,19 @@ def _draw_law(axes: Axes, curve: Curve, colour: str, dash: Any, beyond: float) -
             axes.fill_between(x, band.low, np.minimum(band.high, 1e3), color=colour, alpha=shade, lw=0)
 
 
-def _draw_references(axes: Axes, axis: str, references: References, group: str, panel_by: str) -> set[str]:
+def _draw_references(axes: Axes, part: Panel) -> set[str]:
     """The names of those drawn: the encoder at initialisation has a place only where the panel has its model."""
-    drawn = set()
+    drawn, references = set(), part.references
     if np.isfinite(references.pixels) and references.pixels > 0:
         axes.axhline(references.pixels, color=REFERENCE, **PIXELS)
         drawn.add("pixels")
     mine = references.random[references.random["error"] > 0]
     random = mine.groupby(["model", "n_params"])["error"].mean().reset_index().sort_values("n_params")
-    if axis == "n_params" and len(random):
+    if part.curves[0].axis == "n_params" and len(random):
         axes.plot(random["n_params"], random["error"], color=REFERENCE, **RANDOM)
         drawn.add("random")
-    elif panel_by == "model" and (random["model"] == group).any():
-        axes.axhline(float(random.loc[random["model"] == group, "error"].iloc[0]), color=REFERENCE, **RANDOM)
+    elif part.model and (random["model"] == part.model).any():
+        axes.axhline(float(random.loc[random["model"] == part.model, "error"].iloc[0]), color=REFERENCE, **RANDOM)
         drawn.add("random")
     return drawn
 

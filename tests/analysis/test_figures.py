@@ -13,7 +13,7 @@ from analysis.benefit import DEFINITIONS, benefits, headline
 from analysis.correlate import correlate
 from analysis.figures import benefit as benefit_figure
 from analysis.figures import correlation as correlation_figure
-from analysis.figures.error import AXIS_LABELS, FIXED, References, curves, draw, table, unplaced
+from analysis.figures.error import AXIS_LABELS, FIXED, Panel, References, curves, draw, draw_panels, table, unplaced
 from analysis.figures.style import file_name, panels, quantity, save
 from analysis.observations import kept, load, mean_over_tasks
 
@@ -105,6 +105,21 @@ def test_a_law_goes_on_beyond_its_runs_in_dashes_with_its_band(sweep: Sweep) -> 
     low, high = curve.uncertainty.curve(x[-1:])[1:]
     assert min(band.y0 for band in bands) <= low[0] * 1.0001
     assert high[0] > low[0]
+
+
+def test_tasks_stand_in_panels_of_their_own_scale(sweep: Sweep, tmp_path: Path) -> None:
+    rows = kept(load(sweep(broken=False, mixtures=("all",), images=(1000,))))
+    rows = rows.assign(error_se=rows["auc_se"])
+    parts = [
+        Panel(title=f"{task} {'x' * 99}", curves=curves(mine, "n_params"), references=NO_REFERENCES)
+        for task, mine in rows.groupby("task")
+    ]
+    figure = draw_panels(parts, ylabel="error, 1 - AUC", one_scale=False)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title()[:5] for axes in shown] == [part.title[:5] for part in parts]
+    assert len({axes.get_ylim() for axes in shown}) == len(parts) == 5
+    assert legend_of(figure) == ["dinov2", "mae", "beyond the runs fitted"]
+    save(figure, tmp_path, "tasks")
 
 
 def test_points_say_what_they_are_in_the_svg_alone(sweep: Sweep, tmp_path: Path) -> None:
