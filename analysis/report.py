@@ -14,7 +14,7 @@ from analysis import answers
 from analysis.blocks import Block, Fold, Line, Note, Numbers, Picture, Section, Words, every
 from analysis.latex import latex
 from analysis.page import html, markdown
-from analysis.sections import axes, benefits, comparing, features, forecasts, frontiers, runs
+from analysis.sections import axes, benefits, comparing, features, forecasts, frontiers, mixtures, runs
 from analysis.sections.drawing import Pen
 from analysis.study import Study, study
 
@@ -47,8 +47,9 @@ def write(
     pen = Pen(folder=out / "figures")
     pairs = answers.paired(of.fitted, of.references)
     ahead, contests, splits = forecasts.forecasts(of), comparing.contests(of.means), frontiers.splits(of)
+    best = mixtures.best_mixtures(of)
     sections = [
-        in_short(of, pairs, ahead, contests, splits),
+        in_short(of, pairs, ahead, contests, splits, best),
         runs.what_was_run(of, pen, gallery, synthetic=synthetic),
         *([runs.tuning(tuning, pen)] if tuning is not None else []),
         axes.model_size(of, pen),
@@ -57,6 +58,7 @@ def write(
         forecasts.section(of, ahead, pen),
         comparing.section(of, contests),
         frontiers.section(splits),
+        *([found] if (found := mixtures.section(best)) else []),
         axes.against_references(pairs),
         benefits.section(of, pen),
         features.section(of, pen),
@@ -81,6 +83,7 @@ def in_short(
     ahead: forecasts.Forecasts,
     contests: list[comparing.Contest],
     splits: list[frontiers.Split],
+    best: list[mixtures.Best],
 ) -> Section:
     """The answers in words, each with the table that holds its numbers, and what to hold against them."""
 
@@ -107,6 +110,7 @@ def in_short(
         *predicted(one for one in said if one not in first),
         *lines(comparing.sentences(contests, "mixture"), "duels", "shared_parameters"),
         *lines(frontiers.sentences(splits), "frontier"),
+        *lines(mixtures.sentences(best), "mixtures"),
     ]
     brackets = "Errors are 1 - AUC, lower is better; square brackets hold 95 % intervals."
     weak = answers.weaknesses(of.fitted, of.lost, of.along["n_params"])

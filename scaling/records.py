@@ -20,6 +20,7 @@ COLUMNS: dict[str, str] = {
     "model": "encoder size, a name of the ladder",
     "algorithm": "SSL objective, or a baseline: random (encoder at initialisation), pixels",
     "mixture": "name of the modality weights of the pretraining images",
+    "shares": "modalities of the pretraining images with their shares, as in ct=0.25;mr=0.75",
     "n_images": "unique pretraining images",
     "seed": "seed of initialisation, data order and augmentation",
     "holdout": "true | false: whether the run is left out of every fit, to hold predictions against it",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +37,7 @@ def _rows(run: PlannedRun) -> Iterator[dict[str, Any]]:
     record, failure = run.dir.record(), run.dir.failure()
     if failure is None and not run.done:
         return
-    common = {"run": run.dir.run, **vars(run.point), "holdout": run.holdout}
+    common = {"run": run.dir.run, **vars(run.point), "holdout": run.holdout, "shares": _shares(run.n_by_modality)}
     if record is None:
         if failure is not None:
             yield {**common, "status": "failed", "reason": failure["error"]}
@@ -50,6 +50,11 @@ def _rows(run: PlannedRun) -> Iterator[dict[str, Any]]:
         return
     for result in results:
         yield {**common, **_probe_columns(result)}
+
+
+def _shares(n_by_modality: Mapping[str, int]) -> str:
+    total = sum(n_by_modality.values())
+    return ";".join(f"{name}={n / total:.8g}" for name, n in sorted(n_by_modality.items()) if n)
 
 
 def _record_columns(record: RunRecord) -> dict[str, Any]:

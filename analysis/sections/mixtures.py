@@ -39,10 +39,10 @@ def shares(text: str) -> dict[str, float]:
 
 def best_mixtures(study: Study) -> list[Best]:
     """Per algorithm, for the mean over tasks and for every task."""
-    mixed = study.fitted.assign(shares_of=study.fitted["shares"]) if "shares" in study.fitted else pd.DataFrame()
-    if mixed.empty or not (mixed["shares_of"] != "").any():
+    mixed = study.fitted
+    if not (mixed["shares"] != "").any():
         return []
-    of_run = mixed.drop_duplicates("run").set_index("run")["shares_of"].map(shares)
+    of_run = mixed.drop_duplicates("run").set_index("run")["shares"].map(shares)
     found = []
     for name, mine in study.means.groupby("algorithm"):
         found.append(_best(str(name), "", mine, of_run))
@@ -138,3 +138,20 @@ def table(found: list[Best]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     last = ["status", "reason"]
     return table[[column for column in table if column not in last] + last]
+
+
+def sentences(found: list[Best]) -> list[str]:
+    """Of the mean over tasks."""
+    said = []
+    for best in found:
+        if best.task or not best.shares or best.gain is None:
+            continue
+        parts = ", ".join(
+            f"{name} {estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+            for name, estimate in best.shares.items()
+        )
+        said.append(
+            f"{best.algorithm}: the mixture predicted to be best for the mean over tasks is {parts}, with "
+            f"{best.gain.value:.2f} [{best.gain.low:.2f}, {best.gain.high:.2f}] of the error of the best one run."
+        )
+    return said
