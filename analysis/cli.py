@@ -69,7 +69,7 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objective", default="log_huber", help="log_huber (default), log_squared, squared or huber")
     parser.add_argument("--huber-delta", type=float, metavar="D", help="corner of the Huber loss (default: 1e-3)")
     parser.add_argument(
-        "--intervals", default="auto", help="auto (default), profile, bootstrap, wild or delta; auto says why"
+        "--intervals", default="auto", help="auto (default), profile, bootstrap, parametric, wild or delta"
     )
     parser.add_argument(
         "--bootstrap", type=int, default=1000, metavar="N", help="resamples, where the intervals come from resampling"

@@ -119,7 +119,7 @@ def _answered(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None
             answer = _fitted(group, laws, ask, wanted)
         except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
             # whatever odd numbers make of the linear algebra: the other groups have their answers
-            answer = _broken(group, laws[0], f"{type(error).__name__}: {error}")
+            answer = _broken(group, laws[0], ask, wanted, f"{type(error).__name__}: {error}")
     return {**answer, "seconds": perf_counter() - started}
 
 
@@ -153,7 +153,7 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
         "derived": documents.derived(found, bounds),
         "fitted": _score(found, group.fitted),
         "held_out": {
-            **(_score(chosen or found, group.held_out) if bounds else documents.score(group.held_out.y, None)),
+            **_score(chosen or found, group.held_out),
             "reason": failed or ("" if len(group.held_out) else "no rows are held out"),
             "predictions": documents.predictions(bands, others, group.fitted, failed),
         },
@@ -178,15 +178,14 @@ def _candidate(one: Candidate, group: Group) -> Document:
         "reason": one.reason,
         "objective": documents.objective(one.fit),
         "parameters": {name: documents.number(value) for name, value in one.fit.parameters.items()},
-        "held_out": _score(one.fit, group.held_out)
-        if one.fit.status.usable
-        else documents.score(group.held_out.y, None),
+        "held_out": _score(one.fit, group.held_out),
     }
 
 
-def _broken(group: Group, law: Law, reason: str) -> Document:
-    nothing = documents.score(group.held_out.y, None)
-    return {
+def _broken(group: Group, law: Law, ask: Ask, wanted: Wanted | None, reason: str) -> Document:
+    """The shape of an answer without a number in it."""
+    nothing = {"sum": None, "mean": None}
+    answer: Document = {
         "group": group.key,
         "law": law.name,
         "formula": law.formula,
@@ -195,13 +194,20 @@ def _broken(group: Group, law: Law, reason: str) -> Document:
         "reason": reason,
         "warnings": [],
         "rows": documents.rows([group]),
-        "objective": None,
-        "intervals": None,
-        "parameters": {},
-        "derived": {},
+        "objective": {"name": ask.how.objective, "delta": ask.how.measure.delta, **nothing},
+        "intervals": _intervals(None, ask, reason),
+        "parameters": {p.name: {**documents.NO_ESTIMATE, "meaning": p.meaning} for p in law.parameters},
+        "derived": {one.name: {**documents.NO_ESTIMATE, "meaning": one.meaning} for one in law.derived},
         "fitted": documents.score(group.fitted.y, None),
-        "held_out": {**nothing, "reason": reason, "predictions": []},
+        "held_out": {
+            **documents.score(group.held_out.y, None),
+            "reason": reason,
+            "predictions": documents.predictions(None, held_out(group, law.inputs), group.fitted, reason),
+        },
     }
+    if ask.predict:
+        answer["predictions"] = documents.predictions(None, wanted, group.fitted, reason) if wanted else []
+    return answer
 
 
 def _bounds(found: Fit, ask: Ask) -> Uncertainty:
@@ -213,11 +219,12 @@ def _intervals(bounds: Uncertainty | None, ask: Ask, failed: str) -> Document:
     """Which method, and why."""
     if bounds is None:
         return {"method": None, "level": ask.how.level, "why": failed}
-    resampled = bounds.method in ("bootstrap", "wild")
+    resampled = bounds.method in ("bootstrap", "parametric", "wild")
     clusters = len(np.unique(bounds.fit.points.clusters))
     why = {
         "bootstrap": f"cases resampled by cluster; {clusters} clusters",
-        "wild": f"residuals resampled by cluster; {clusters} clusters are too few to resample cases",
+        "parametric": f"normal noise drawn anew; {clusters} clusters are too few to resample cases",
+        "wild": f"residuals resampled by cluster; {clusters} clusters",
         "profile": "least squares: every value of a number that some curve through the data allows, by Student's t",
         "delta": "Student's t; exact where the law is linear in its parameters",
     }[bounds.method]
@@ -231,4 +238,5 @@ def _intervals(bounds: Uncertainty | None, ask: Ask, failed: str) -> Document:
 
 
 def _score(found: Fit | Selection, measured: Points) -> Document:
-    return documents.score(measured.y, found.predict(measured.x) if len(measured) else None)
+    usable = found.status.usable if isinstance(found, Fit) else found.winner is not None
+    return documents.score(measured.y, found.predict(measured.x) if usable and len(measured) else None)
