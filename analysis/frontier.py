@@ -307,7 +307,8 @@ def _no_optimum(found: Fit) -> tuple[Answer, str]:
     if not found.status.usable:
         return Answer.NO_FIT, found.reason
     low, high = found.law.bounds(found.points.x, found.points.y)
-    at_bound = np.minimum(found.theta - low, high - found.theta)[3:] < BOUND
+    at_bound = np.minimum(found.theta - low, high - found.theta) < BOUND
+    at_bound[found.law.names.index("E")] = False
     if at_bound.any():
         return Answer.NO_MINIMUM, f"{found.reason}; more of one size at the cost of the other never stops to pay"
     return Answer.ANSWERED, ""

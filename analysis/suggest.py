@@ -25,6 +25,8 @@ ROUNDING = 1e-9
 """Share of the budget by which costs may exceed it: ten runs of a tenth cost it all."""
 SILENT = 1e-12
 """Least scatter believed: errors equal to the last digit are no proof that the next run is without noise."""
+SINGULAR = 1e-13
+"""Smallest over largest eigenvalue of the information in units of equal length below which it is singular."""
 FEW = 4
 """Degrees of freedom below which Student's t is more than 1.4 times the normal one."""
 
@@ -116,6 +118,9 @@ def suggest(
         n, p = len(state.seeds), len(found.theta)
         reason = f"{n} distinct sizes for {p} parameters: {Advice.NO_NOISE.value}"
         return Suggestion(status=Advice.NO_NOISE, reason=reason)
+    if not state.determined:
+        reason = "the runs so far do not tell the law's parameters apart, so none of its predictions has a finite error"
+        return Suggestion(status=Advice.NO_FIT, reason=reason)
     costs = np.array([candidate.cost for candidate in candidates])
     if not (costs <= budget).any():
         cheapest = f"; the cheapest costs {costs.min():.3g}" if len(costs) else ""
@@ -216,6 +221,15 @@ class _State:
     def solved(self, right: Matrix) -> Matrix:
         held = np.diag((self.scale == 0).astype(np.float64))
         return np.asarray(np.linalg.solve(self.information + held, right), np.float64)
+
+    @property
+    def determined(self) -> bool:
+        """Whether the information has full rank, far enough from rounding to be inverted."""
+        free = self.scale > 0
+        if not (np.isfinite(self.information).all() and np.isfinite(self.contents).all() and free.any()):
+            return False
+        values = np.linalg.eigvalsh(self.information[np.ix_(free, free)])
+        return bool(values[0] > SINGULAR * values[-1])
 
     def variance(self, gradient: Vector) -> float:
         return float(gradient @ self.solved(gradient))

@@ -46,8 +46,14 @@ def evaluate(x: Matrix, thetas: Matrix) -> tuple[Matrix, Stack]:
 
 
 def bounds(x: Matrix, y: Vector) -> tuple[Vector, Vector]:
-    low = np.array([-np.inf, -np.inf, np.log(y.min()) - VANISHING, 0.0, 0.0])
-    return low, np.array([np.inf, np.inf, np.log(y.max()), MAX_EXPONENT, MAX_EXPONENT])
+    """A and B end where their terms vanish, or exceed all data, at every size and for every exponent."""
+    ln_x, ln_y = np.log(x[:, :2]), np.log(y)
+    low = ln_y.min() - VANISHING + MAX_EXPONENT * np.minimum(ln_x.min(axis=0), 0.0)
+    high = ln_y.max() + VANISHING + MAX_EXPONENT * np.maximum(ln_x.max(axis=0), 0.0)
+    return (
+        np.array([*low, ln_y.min() - VANISHING, 0.0, 0.0]),
+        np.array([*high, ln_y.max(), MAX_EXPONENT, MAX_EXPONENT]),
+    )
 
 
 def starts(x: Matrix, y: Vector) -> Matrix:
