@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "plan_path",
     "source_of",
     "sweep_names",
+    "with_holdout",
 ]
 
 ROOT_VARIABLE = "SCALING_DATA_ROOT"
@@ -156,6 +157,23 @@ def load_plan(root: Path, name: str) -> Plan:
         tasks=tasks,
         synthetic=kept["synthetic"],
     )
+
+
+def with_holdout(plan: Plan, sweep: Sweep, document: Document) -> Plan:
+    """The kept plan, holding out what its YAML says now if that is all that was edited since.
+
+    Nothing else of a YAML may change without a `scaling run`; what is held out changes no run. Raises SpecError for a
+    rule without effect.
+    """
+    before = {"holdout": plan.sweep.holdout, "data": plan.sweep.data}
+    if sweep.holdout == plan.sweep.holdout or sweep.model_copy(update=before) != plan.sweep:
+        return plan
+    expand(sweep, document)
+    runs = [replace(run, holdout=held_out(sweep, run.point)) for run in plan.runs]
+    if problems := list(_half_held_out(document, runs)):
+        raise SpecError(problems)
+    now = sweep.model_copy(update={"data": plan.sweep.data})
+    return replace(plan, sweep=now, document=document, runs=tuple(runs))
 
 
 def _kept_run(root: Path, values: dict[str, Any], tasks: tuple[TaskInfo, ...], sweep: Sweep) -> PlannedRun:

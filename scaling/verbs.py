@@ -59,13 +59,12 @@ def _opened(options: argparse.Namespace) -> tuple[Sweep, Document, Source]:
 
 def kept(options: argparse.Namespace) -> Plan:
     from scaling.config import load
-    from scaling.plan import load_plan
+    from scaling.plan import load_plan, with_holdout
 
-    root, name = options.root, options.name
-    if name.endswith((".yaml", ".yml")):  # says both where and what
-        sweep, _ = load(Path(name))
-        root, name = Path(sweep.root), sweep.name
-    return load_plan(root.resolve(), name)
+    if not options.name.endswith((".yaml", ".yml")):
+        return load_plan(options.root.resolve(), options.name)
+    sweep, document = load(Path(options.name))  # says both where and what
+    return with_holdout(load_plan(Path(sweep.root).resolve(), sweep.name), sweep, document)
 
 
 # --- of a YAML ---------------------------------------------------------------------------------------------------

@@ -135,3 +135,12 @@ def test_predict_can_be_asked_by_the_yaml_and_mistakes_exit_with_two(
     assert main(["predict", "tiny", "--root", str(plan.root), "--model", "vit_x"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("1 problem, nothing was done:\n  --model: unknown model 'vit_x'")
+
+
+def test_predict_takes_what_the_yaml_holds_out_now(answered: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = answered()
+    path = Path(plan.document.path)
+    path.write_text(path.read_text() + "holdout: [{model: vit_pico, n_images: 16}]\n")
+    assert main(["predict", str(path), "--model", "vit_s", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [held["model"] for held in values["held_out"]] == ["vit_pico"] * 2

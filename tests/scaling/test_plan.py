@@ -14,7 +14,7 @@ import pytest
 
 from scaling.config import load
 from scaling.errors import SpecError
-from scaling.plan import Plan, PlannedRun, load_plan, make_plan, open_source
+from scaling.plan import Plan, PlannedRun, load_plan, make_plan, open_source, with_holdout
 from scaling.records import RunRecord, Status
 from scaling.report import observations
 from scaling.rundir import append_line, read_json, write_json
@@ -206,3 +206,19 @@ def test_planning_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_what_is_held_out_may_be_edited_after_the_runs_and_nothing_else(
+    sweep_file: Callable[..., Path], plan: Plan
+) -> None:
+    plan.save()
+    kept = load_plan(plan.root, "tiny")
+    rule = ("mixtures:", "holdout:\n  - {algorithm: mae, n_images: 32}\nmixtures:")
+    now = with_holdout(kept, *load(sweep_file(rule)))
+    assert sum(run.holdout for run in now.runs) == 2
+    assert "holdout" in now.document.text
+    assert [run.dir for run in now.runs] == [run.dir for run in kept.runs]
+    assert with_holdout(kept, *load(sweep_file(rule, ("images_seen: 64", "images_seen: 128")))) is kept
+    assert with_holdout(kept, *load(sweep_file())) is kept
+    with pytest.raises(SpecError, match=r"holdout\[0\]: matches no point that is run"):
+        with_holdout(kept, *load(sweep_file(("mixtures:", "holdout: [{seed: 9}]\nmixtures:"))))
