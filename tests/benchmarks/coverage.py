@@ -166,7 +166,7 @@ def covered(design: Design, n_sets: int, seed: int = 0) -> list[Coverage]:
     ]
 
 
-def one_by_one(design: Design, objective: Objective, method: Method, n_sets: int, *, n: int = 500) -> list[Coverage]:
+def one_by_one(design: Design, objective: Objective, method: Method, n_sets: int, *, n: int = 300) -> list[Coverage]:
     """The same by any method and objective, each data set fitted by itself as a user would; a fit that failed is one
     that does not cover."""
     law, theta, rng = design.law, design.theta, np.random.default_rng(0)
@@ -239,8 +239,8 @@ HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.coverage", description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", type=int, default=2000, help="data sets a design, by profile (default 2000; 0: none)")
-    parser.add_argument("--others", type=int, default=300, help="data sets a design, one by one (default 300; 0: none)")
+    parser.add_argument("--sets", type=int, default=1000, help="data sets a design, by profile (default 1000; 0: none)")
+    parser.add_argument("--others", type=int, default=100, help="data sets a design, one by one (default 100; 0: none)")
     given = parser.parse_args()
     started = time.perf_counter()
     where = f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}"
