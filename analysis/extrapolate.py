@@ -292,6 +292,9 @@ def _thin(chosen: Choice) -> Iterator[str]:
         yield "one seed a size: what seeds do shows only as distance from the law"
     elif single:
         yield f"{single} of {len(cells)} sizes have one seed"
+    seen = chosen.rows.groupby(list(AXES), dropna=False)["images_seen"].agg(["min", "max"])
+    if (seen["max"] > (1 + SAME) * seen["min"]).any():
+        yield "runs of equal sizes saw different numbers of images, which the law takes for scatter"
     free = _n_cells(chosen) - len(chosen.best.fit.theta)
     if free < FEW:
         how = "no interval" if free < 1 else "the interval is wide for that reason alone"

@@ -350,7 +350,7 @@ def mean_over_tasks(rows: pd.DataFrame) -> pd.DataFrame:
     """
     shared = rows[rows["task"].isin(shared_tasks(rows))]
     shared = shared.assign(variance=shared["auc_se"] ** 2)
-    by_run = shared.groupby(["run", "trunk", *CELL, "seed", "n_params", "train_flops"], dropna=False)
+    by_run = shared.groupby(["run", "trunk", *CELL, "seed", "n_params", "images_seen", "train_flops"], dropna=False)
     table = by_run.agg(error=("error", "mean"), n_tasks=("task", "nunique"), variance=("variance", "mean"))
     unknown = by_run["variance"].count() < table["n_tasks"]
     table["error_se"] = ((table["variance"] / table["n_tasks"]) ** 0.5).mask(unknown)

@@ -185,6 +185,10 @@ def test_what_is_far_or_thin_is_said() -> None:
     assert "one seed a size: what seeds do shows only as distance from the law" in answer.warnings
     assert "20 times beyond the largest model size" in ask(of(table(images=(4e4,))), n_params=2e9).warnings
     assert "below the smallest model size, 1,000,000" in ask(of(table(images=(4e4,))), n_params=1e5).warnings
+    longer = table(images=(4e4,)).assign(images_seen=lambda rows: 1e6 * (1 + rows["seed"]))
+    assert "runs of equal sizes saw different numbers of images, which the law takes for scatter" in (
+        ask(of(longer), n_params=2e8).warnings
+    )
     mixed = of(pd.concat([table(images=(4e4,), seeds=1), table(sizes=(1e6,), images=(4e4,)).iloc[1:]]))
     assert "4 of 5 sizes have one seed" in ask(mixed, n_params=2e8).warnings
 
