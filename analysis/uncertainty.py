@@ -3,7 +3,7 @@
 `profile`: Student's t for curved laws; squares of cells. `delta`: its fast approximation, equal for laws linear in
 theta. `bootstrap`: cases by cluster; many clusters, any objective. `parametric`: normal noise drawn anew, every draw in
 units of its own residual deviation (a bootstrap-t); few clusters, any objective. `wild`: residuals by cluster; squares.
-`auto`: bootstrap from `MANY` clusters on; below, for squares of cells delta where it is exact, else profile; for all else
+`auto`: bootstrap from `MANY` clusters on; below, for squares of cells delta where it is exact, else profile; else
 parametric. Coverage is measured: results/coverage.md.
 
 Runs of equal inputs and one cluster (seeds of a cell) share whatever is peculiar to that cell, so profile and delta
