@@ -176,10 +176,15 @@ class Head:
 
 
 def cells(block: Numbers) -> tuple[list[Head], list[list[Cell]]]:
-    """Heads and rows as shown: an interval stands in the cell of its value."""
+    """Heads and rows as shown: an interval stands in the cell of its value; columns without any value are left out."""
     frame = block.rows
     names = [str(column) for column in frame.columns]
-    ends = {name: (f"{name}_low", f"{name}_high") for name in names if {f"{name}_low", f"{name}_high"} <= set(names)}
+    ends = {
+        name: (f"{name}_low", f"{name}_high")
+        for i, name in enumerate(names)
+        if {f"{name}_low", f"{name}_high"} <= set(names)
+        and not any(isinstance(value, str) for value in _values(frame, i))
+    }
     inside = {end for pair in ends.values() for end in pair}
     heads, columns = [], []
     for i, name in enumerate(names):
@@ -191,6 +196,9 @@ def cells(block: Numbers) -> tuple[list[Head], list[list[Cell]]]:
             columns.append([_interval(*three) for three in zip(values, low, high, strict=True)])
         else:
             columns.append([_cell(value, ids=name == RUNS) for value in values])
+        if len(frame) and not any(cell.text for cell in columns[-1]):
+            columns.pop()
+            continue
         numeric = any(cell.value is not None for cell in columns[-1])
         label = f"{name} [low, high]" if name in ends else name
         heads.append(Head(name=label, meaning=block.meanings.get(name, ""), numeric=numeric))

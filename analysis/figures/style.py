@@ -74,12 +74,24 @@ def quantity(value: float, _: object = None) -> str:
     return f"{value:.3g}"
 
 
+NEAREST = 0.17
+"""Least distance of two labels of sizes, as a share of the axis: what six characters take on a panel of 3 inches."""
+
+
 def ticks_at(axis: Axis, values: Iterable[float], *, at_most: int = 5) -> None:
-    """Labels at the sizes that were run, thinned where there are many."""
+    """Labels at the sizes that were run, on an axis of logarithms; of those too near to be read apart, the first.
+
+    Asked once all is drawn, as the span of the axis decides.
+    """
     sizes = sorted(set(values))
     if len(sizes) > at_most:
         sizes = [sizes[round(i * (len(sizes) - 1) / (at_most - 1))] for i in range(at_most)]
-    axis.set_major_locator(FixedLocator(sizes))
+    low, high = np.log(axis.get_view_interval())
+    kept: list[float] = []
+    for size in sizes:
+        if not kept or np.log(size / kept[-1]) >= NEAREST * (high - low):
+            kept.append(size)
+    axis.set_major_locator(FixedLocator(kept))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(quantity))
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.blocks import shown
+from analysis.blocks import cells, shown
 from analysis.figures.style import hover, panels, save, styled
 from analysis.latex import escaped as in_latex
 from analysis.latex import latex
@@ -194,11 +194,12 @@ OVERFLOWING = """(() => {
 })()"""
 OVERLAPPING = """(() => {
   const found = [];
+  const what = (e) => (e.tagName === "text" ? e.textContent : e.outerHTML.slice(0, 90));
   const check = (kids) => kids.forEach((a, i) => kids.slice(i + 1).forEach((b) => {
     const p = a.getBoundingClientRect(), q = b.getBoundingClientRect();
     const w = Math.min(p.right, q.right) - Math.max(p.left, q.left);
     const h = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
-    if (w > 1 && h > 1) found.push([a.outerHTML.slice(0, 90), b.outerHTML.slice(0, 90), w, h]);
+    if (w > 1 && h > 1) found.push([what(a), what(b), w, h]);
   }));
   const parents = ".frame, main, section, ul, ol, figure, .fold[open], .tools, table, tbody, tr";
   for (const parent of document.querySelectorAll(parents))
@@ -411,6 +412,20 @@ def test_an_interval_stands_in_the_cell_of_its_value_and_its_absence_is_said() -
         "|  |",
         "| 0.5 [-∞, ?] |",
     ]
+
+
+def test_columns_without_any_value_are_left_out_and_the_others_stay() -> None:
+    rows = pd.DataFrame({"a": [1, 2], "nothing": [np.nan, None], "words": ["", ""], "b": [np.nan, 3.0]})
+    heads, shown_rows = cells(Numbers(name="n", caption="c", rows=rows))
+    assert [head.name for head in heads] == ["a", "b"]
+    assert [[cell.text for cell in row] for row in shown_rows] == [["1", ""], ["2", "3"]]
+    assert len(cells(Numbers(name="n", caption="c", rows=rows.head(0)))[0]) == 4
+
+
+def test_words_have_no_interval_whatever_other_columns_are_called() -> None:
+    rows = pd.DataFrame({"run": ["r1"], "run_low": [1.0], "run_high": [2.0]})
+    heads, _ = cells(Numbers(name="n", caption="c", rows=rows))
+    assert [head.name for head in heads] == ["run", "run_low", "run_high"]
 
 
 def test_markdown_keeps_words_of_users_words() -> None:
