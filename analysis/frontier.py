@@ -23,7 +23,7 @@ from analysis.laws.chinchilla import CHINCHILLA, CHINCHILLA_TIED, untied
 from analysis.laws.law import Law
 from analysis.objective import LOG_HUBER, Objective
 from analysis.points import Index, Matrix, Vector, points
-from analysis.uncertainty import Estimate, uncertainty
+from analysis.uncertainty import Estimate, Uncertainty, uncertainty
 
 NEAR = 2.0
 """Factor of FLOPs within which a run can show that a smaller or a larger model does worse."""
@@ -33,6 +33,9 @@ BIAS = (
 )
 DISAGREE = 0.10
 """Difference of a budget's minimum by parabola and by cubic, a share, worth a warning."""
+KNOWN = 0.7
+"""Standard error of ln N_opt, a factor of two, up to which its interval is searched for by profile."""
+LogOptimum = Callable[[Matrix], tuple[Vector, Vector, Vector]]
 BOUND = 1e-6
 """Distance of an exponent from its bound that counts as being there."""
 
@@ -259,14 +262,14 @@ def _by_law(
     status, reason = _no_optimum(found)
     if status is not Answer.ANSWERED:
         return Approach(name=law.name, number=3, status=status, reason=reason, fit=found)
-    spread = uncertainty(found, n=n, seed=seed, level=level)
+    functions = [partial(log_optimum, log_flops=float(np.log(budget)), cost=runs.cost) for budget in budgets]
+    spread = _spread(found, functions, n, seed, level)
 
     def estimated(which: int, function: Callable[[Matrix], tuple[Vector, ...]]) -> Estimate:
         return spread.of(lambda thetas: function(_free(law, thetas))[which])
 
     optima = []
-    for budget in budgets:
-        at = partial(log_optimum, log_flops=float(np.log(budget)), cost=runs.cost)
+    for budget, at in zip(budgets, functions, strict=True):
         n_params, n_images, y = (natural(estimated(which, at)) for which in range(3))
         optima.append(
             Optimum(
@@ -291,6 +294,21 @@ def _by_law(
         warnings=tuple(([found.reason] if found.reason else []) + list(spread.warnings)),
         fit=found,
     )
+
+
+def _spread(found: Fit, functions: Sequence[LogOptimum], n: int, seed: int, level: float) -> Uncertainty:
+    """By profile only where the sizes are known to a few times themselves: the search for an end that may lie at
+    infinity takes minutes, and resamples show as well that nothing is known."""
+    if found.objective.delta is None and found.objective.overestimate == 1:
+        quick = uncertainty(found, method="delta", level=level)
+        errors = [quick.of(partial(_log_n_params, law=found.law, at=at)).se for at in functions]
+        if found.status is not Status.CONVERGED or not all(error < KNOWN for error in errors):
+            return uncertainty(found, method="wild", n=n, seed=seed, level=level)
+    return uncertainty(found, n=n, seed=seed, level=level)
+
+
+def _log_n_params(thetas: Matrix, *, law: Law, at: LogOptimum) -> Vector:
+    return at(_free(law, thetas))[0]
 
 
 def _free(law: Law, thetas: Matrix) -> Matrix:
