@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis.figures import candidates, frontier, holdout, isoflop, residuals, surface
-from analysis.figures.style import few_decades, panels, plain_log, power, save, shortened
+from analysis.figures.style import few_decades, panels, plain_log, power, save, shortened, ticks_at
 from analysis.fit import Fit, fit
 from analysis.frontier import frontier as frontier_of
 from analysis.laws import LAWS
@@ -255,6 +255,16 @@ def test_ticks_of_any_range_are_few_and_distinct(ends: tuple[float, float]) -> N
         labels = [text.get_text() for text in grid[0][0].get_xticklabels() if low <= text.get_position()[0] <= high]
         assert 1 <= len(labels) <= 7
         assert len(set(labels)) == len(labels)
+
+
+def test_labels_of_sizes_too_near_to_be_read_apart_are_left_out() -> None:
+    figure, grid = panels(1, 1)
+    axes = grid[0][0]
+    axes.set_xscale("log")
+    axes.set_xlim(2.5e7, 1.2e9)
+    ticks_at(axes.xaxis, [31.2e6, 47.4e6, 112e6, 113e6, 329e6])
+    assert list(axes.get_xticks()) == [31.2e6, 112e6, 329e6]
+    assert overlaps(figure) == []
 
 
 def test_words_of_a_label_are_short() -> None:

@@ -23,6 +23,7 @@ from analysis.latex import escaped as in_latex
 from analysis.latex import latex
 from analysis.markdown import escaped as in_markdown
 from analysis.page import Fold, Line, Listing, Note, Numbers, Picture, Section, Words, html, markdown
+from analysis.report import write
 
 EVIL = (
     """</td></title></script><script>pwned = 1</script><img src=x onerror=pwned=1>"'`|${x} _a_ *b* [c](javascript:d)"""
@@ -219,6 +220,29 @@ def test_the_page_fits_its_screen_and_nothing_overlaps(browser: Browser, page: P
         assert overflow["page"] <= 0
         assert browser.run(OVERLAPPING) == []
         browser.run(UNFOLD)
+
+
+@pytest.mark.slow
+def test_a_whole_report_fits_any_screen_asks_nobody_and_runs_nothing_of_others(
+    browser: Browser, whole_sweep: pd.DataFrame, all_tasks: pd.DataFrame, tmp_path: Path
+) -> None:
+    evil = {"skin": EVIL, "organ": "x" * 120}
+    rows, tasks = whole_sweep.replace({"task": evil}), all_tasks.replace({"task": evil})
+    written = write(rows, tasks, tmp_path / "report", title=EVIL, spec_text=EVIL, synthetic=True)
+    for width in WIDTHS:
+        browser.open(written, width)
+        assert [url for url in browser.requests() if not url.startswith("data:")] == [written.as_uri()]
+        for _ in range(2):
+            overflow = browser.run(OVERFLOWING)
+            assert overflow["wide"] == []
+            assert overflow["page"] <= 0
+            assert browser.run(OVERLAPPING) == []
+            browser.run(UNFOLD)
+        assert browser.run("typeof pwned") == "undefined"
+        assert browser.complaints() == []
+    links = browser.run("[...document.querySelectorAll('a[download]')].map((a) => a.getAttribute('href'))")
+    assert len(links) > 20
+    assert [link for link in links if not (written.parent / link).exists()] == []
 
 
 def test_nothing_is_asked_of_anybody_and_the_console_stays_empty(browser: Browser, page: Path) -> None:
