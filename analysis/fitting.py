@@ -138,6 +138,8 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
     warnings = list(bounds.warnings) if bounds else []
     if chosen and ask.how.level != 0.95:
         warnings.append("predictions of a choice among laws have intervals of 95 %, whatever --level says")
+    if left_out := len(group.fitted) - len(found.points):
+        warnings.append(f"{left_out} rows of the smallest sizes are not in the fit: without them it foretells better")
     answer: Document = {
         "group": group.key,
         "law": law.name,
@@ -174,6 +176,7 @@ def _candidate(one: Candidate, group: Group) -> Document:
         "score": documents.number(one.score),
         "errors": [{"sizes_fitted": cut, "rmsle": documents.number(error)} for cut, error in one.errors.items()],
         "weight": one.weight,
+        "rows_left_out": len(group.fitted) - len(one.fit.points),
         "status": one.fit.status.key,
         "reason": one.reason,
         "objective": documents.objective(one.fit),

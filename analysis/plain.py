@@ -108,6 +108,7 @@ def _group(group: Document) -> list[str]:
                 for name, one in found.items()
             ],
         )
+    lines += _candidates(group.get("candidates", []))
     lines += _scores(group) + _predictions("held out", group["held_out"]["predictions"])
     return lines + _predictions("predicted", group.get("predictions", []))
 
@@ -115,6 +116,15 @@ def _group(group: Document) -> list[str]:
 def _title(group: Document) -> list[str]:
     key = ", ".join(f"{name} {show(value)}" for name, value in group["group"].items())
     return [f"{key}: {_counts(group['rows'])}"] if key else []
+
+
+def _candidates(found: list[Document]) -> list[str]:
+    """RMSLE of larger sizes foretold from smaller ones, and what each law has to say in predictions."""
+    rows = [
+        (one["law"], show(one["score"]), show(one["weight"], 2), show(one["held_out"]["rmsle"]), one["status"])
+        for one in found
+    ]
+    return table(("law", "score", "weight", "held out", ""), rows) if found else []
 
 
 def _scores(group: Document) -> list[str]:

@@ -208,6 +208,7 @@ def test_the_choice_of_a_law_shows_its_candidates(runs: Path, capsys: pytest.Cap
     (group,) = answer(capsys, "fit", runs, *asked)["groups"]
     scores = {one["law"]: one["score"] for one in group["candidates"]}
     assert {"power", "saturating", "m3", "m4"} <= scores.keys()
+    assert all(one["rows_left_out"] >= 0 for one in group["candidates"])
     assert group["law"] == group["candidates"][0]["law"]
     assert abs(sum(one["weight"] for one in group["candidates"]) - 1) < 1e-12
     # what is a power law is foretold by one to about its noise of 1 %
