@@ -55,6 +55,8 @@ class Rival:
 class Prediction:
     """What a series says about a target."""
 
+    name: str
+    """Of the series."""
     algorithm: str
     mixture: str
     task: str
@@ -94,11 +96,6 @@ class Prediction:
     @property
     def answered(self) -> bool:
         return bool(np.isfinite(self.value))
-
-    @property
-    def name(self) -> str:
-        over = self.task or f"mean of {self.n_tasks} task{'s' * (self.n_tasks != 1)}"
-        return f"{self.algorithm} / {self.mixture} / {over}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,11 +235,12 @@ def _answer(of: Series, target: Target, at: dict[str, float], *, status: str, re
     """Without numbers."""
     names = of.rows.loc[np.isclose(of.rows["n_params"], at["n_params"], rtol=SAME, atol=0), "model"]
     return Prediction(
+        name=of.name,
         algorithm=of.algorithm,
         mixture=of.mixture,
         task=of.task,
         n_tasks=of.n_tasks,
-        model=target.model or (str(names.iloc[0]) if len(names) else ""),
+        model=target.model or of.model or (str(names.iloc[0]) if len(names) else ""),
         n_params=at["n_params"],
         n_images=at["n_images"],
         value=np.nan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,11 +29,12 @@ EXTRA = {
 KNOWN = (*COLUMNS, *EXTRA)
 SIZES = ("n_params", "n_images", "train_flops")
 """A table has at least one of them."""
+UNNAMED = "unnamed"
 DEFAULTS: dict[str, Any] = {
     "status": "done",
-    "algorithm": "unnamed",
+    "algorithm": UNNAMED,
     "mixture": "all",
-    "task": "unnamed",
+    "task": UNNAMED,
     "probe": MAIN_PROBE,
     "holdout": False,
 }
@@ -252,13 +254,14 @@ def _named(rows: pd.DataFrame, absent: Sequence[str]) -> pd.DataFrame:
 
 
 def _words(sizes: pd.Series) -> pd.Series:
-    """31.2M; as many digits as keep different sizes apart."""
+    """31.2M; as many digits as keep a size apart from all others."""
     known = sorted(set(sizes[np.isfinite(sizes) & (sizes > 0)]))
+    words: dict[float, str] = {}
     for digits in range(3, 18):
-        words = {size: _short(size, digits) for size in known}
-        if len(set(words.values())) == len(known):
-            break
-    return sizes.map(lambda size: words.get(size, "unnamed") if known else "unnamed").astype(object)
+        texts = {size: _short(size, digits) for size in known if size not in words}
+        times = Counter(texts.values())
+        words |= {size: text for size, text in texts.items() if times[text] == 1 or digits == 17}
+    return sizes.map(lambda size: words.get(size, UNNAMED)).astype(object)
 
 
 def _short(size: float, digits: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.observations import mean_over_tasks, shared_tasks
+from analysis.observations import UNNAMED, mean_over_tasks, shared_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,33 +23,43 @@ class Series:
     """run, trunk, model, n_params, n_images, train_flops, seed, error; one row a run."""
     held: pd.DataFrame
     """The same for runs that no fit may use."""
+    model: str = ""
+    """Where no size tells models apart: the one that all runs are of."""
 
     @property
     def name(self) -> str:
         over = self.task or f"mean of {self.n_tasks} task{'s' * (self.n_tasks != 1)}"
-        return f"{self.algorithm} / {self.mixture} / {over}"
+        return " / ".join([self.algorithm, self.mixture, *([self.model] if self.model else []), over])
 
 
 def series(fitted: pd.DataFrame, held: pd.DataFrame, *, tasks: Sequence[str] = ()) -> list[Series]:
     """Of checked rows of one read-out (`kept` and `held_out`): means over the tasks that all fitted runs have, or with
-    `tasks` one series each. Sorted by algorithm, mixture and task."""
+    `tasks` one series each, as also where no task is common to all runs. Where the table knows no n_params, models are
+    series of their own. Sorted by algorithm, mixture, model and task."""
     found = []
+    if not tasks and not shared_tasks(fitted):
+        tasks = sorted(set(fitted["task"]))
+    sized = fitted["n_params"].notna().any()
+    key = ["algorithm", "mixture"] if sized else ["algorithm", "mixture", "model"]
+    by_size = ["n_params", "n_images", "seed"]
     for task in tasks or [""]:
         mine = fitted[fitted["task"] == task] if task else fitted
         shared = shared_tasks(mine)
         away = held[held["task"].isin(shared)]
         away = away[away.groupby("run")["task"].transform("nunique") == len(shared)]
         means, others = mean_over_tasks(mine), mean_over_tasks(away)
-        for (algorithm, mixture), rows in means.groupby(["algorithm", "mixture"]):
-            there = (others["algorithm"] == algorithm) & (others["mixture"] == mixture)
+        for names, rows in means.groupby(key):
+            there = (others[key] == list(names)).all(axis=1)
+            algorithm, mixture, *model = map(str, names)
             found.append(
                 Series(
-                    algorithm=str(algorithm),
-                    mixture=str(mixture),
+                    algorithm=algorithm,
+                    mixture=mixture,
                     task=task,
                     n_tasks=len(shared),
-                    rows=rows.sort_values(["n_params", "n_images", "seed"], kind="stable"),
-                    held=others[there].sort_values(["n_params", "n_images", "seed"], kind="stable"),
+                    rows=rows.sort_values(by_size, kind="stable"),
+                    held=others[there].sort_values(by_size, kind="stable"),
+                    model="".join(model).replace(UNNAMED, ""),
                 )
             )
-    return sorted(found, key=lambda s: (s.algorithm, s.mixture, s.task))
+    return sorted(found, key=lambda s: (s.algorithm, s.mixture, s.model, s.task))

@@ -266,3 +266,21 @@ def test_a_held_out_run_whose_seed_nobody_wrote_down_is_compared_all_the_same() 
     (held,) = Predictor(given).against()
     assert held.seed is None
     assert np.isfinite(held.off)
+
+
+def test_where_no_task_is_common_to_all_runs_each_is_a_series() -> None:
+    rows = load(
+        pd.DataFrame({"n_params": [1e6, 2e6, 3e6] * 2, "task": list("aaabbb"), "error": 0.5, "run": list("123456")})
+    )
+    assert [(s.task, len(s.rows)) for s in series(kept(rows), held_out(rows))] == [("a", 3), ("b", 3)]
+
+
+def test_without_their_sizes_models_are_series_of_their_own() -> None:
+    curves = table(sizes=(1e6, 1e7), images=(1e3, 1e4, 1e5, 1e6), model=["small"] * 8 + ["large"] * 8)
+    rows = load(curves.drop(columns="n_params"), rules=Rules(holdout=["n_images == 1e6"]))
+    found = series(kept(rows), held_out(rows))
+    assert [s.name for s in found] == [f"unnamed / all / {m} / mean of 1 task" for m in ("large", "small")]
+    assert [(len(s.rows), len(s.held)) for s in found] == [(6, 2)] * 2
+    small = Predictor(found[1]).against()[0].prediction
+    assert (small.model, small.name) == ("small", found[1].name)
+    assert small.n_cells == 3

@@ -131,9 +131,9 @@ def test_runs_without_seeds_are_counted_within_their_cell() -> None:
 
 
 def test_sizes_that_differ_have_models_that_differ() -> None:
-    sizes = [1e6, 1.0000001e6, 31.2e6, 2.5e9, 12, 3.1e12, 4500]
+    sizes = [1e6, 1.0000001e6, 31.2e6, 2.5e9, 12, 3.1e12, 4500, 31.21e6]
     models = load(pd.DataFrame({"n_params": sizes, "auc": 0.5}))["model"]
-    assert models.tolist() == ["1M", "1.0000001M", "31.2M", "2.5B", "12", "3.1T", "4.5k"]
+    assert models.tolist() == ["1M", "1.0000001M", "31.2M", "2.5B", "12", "3.1T", "4.5k", "31.21M"]
 
 
 def test_whole_columns_that_are_absent_can_be_given_a_value() -> None:
