@@ -153,8 +153,7 @@ def test_a_wider_confidence_gives_a_wider_interval_about_the_same_value(method: 
     assert wide.low < narrow.low < narrow.value == wide.value < narrow.high < wide.high
 
 
-# Coverage. Of 500 honest intervals the share that covers has a standard deviation of 1 %: seeds are fixed, and what is
-# asked of them, 93 to 97 %, an honest interval misses once in 25 numbers; the slow study asks it with a margin.
+# Coverage. results/coverage.md has it of more data sets and designs; seeds are fixed, so these pass or fail for good.
 
 
 def test_intervals_of_a_curve_above_a_floor_cover_as_often_as_stated() -> None:
@@ -188,13 +187,13 @@ def test_a_robust_fit_of_few_sizes_covers_as_often_as_stated() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("design", list(planted()), ids=lambda design: design.label)
 def test_planted_laws_are_covered_as_often_as_stated(design: Design) -> None:
-    # 500 sets know a share of .95 to 1 %: an honest number is within 3 of it. Above 98 % only where the method says so:
-    # a floor of nearly zero can be missed from one side alone (97.5 %), and a new run after several seeds is bounded
-    # from above with few degrees of freedom.
-    for found in covered(design, 500):
-        assert found.covered >= 0.92, found.number
+    # 400 sets know a share of .95 to 1.1 %, and two hundred numbers are asked: an honest one is within 3.2 of these.
+    # Above that only where the method says so: a floor of nearly zero can be missed from one side alone (97.5 %), and a
+    # new run after several seeds is bounded from above with few degrees of freedom.
+    for found in covered(design, 400):
+        assert found.covered >= 0.915, found.number
         cautious = "unseen" in design.name or ("new run" in found.number and design.seeds > 1)
-        assert found.covered <= (0.995 if cautious else 0.98), found.number
+        assert found.covered <= (0.995 if cautious else 0.985), found.number
 
 
 def test_the_mean_of_a_few_values_is_covered_as_often_as_stated() -> None:
