@@ -117,7 +117,35 @@ def _numbers(table: Table, ask: FrontierAsk) -> Sheet:
 
 
 def _answered(group: Group, table: Table, numbers: Sheet, ask: FrontierAsk) -> Document:
+    """Numbers at the edge of what floats hold are no reason to warn: what comes of them is a status."""
     started = perf_counter()
+    with np.errstate(all="ignore"):
+        try:
+            answer = _allocated(group, table, numbers, ask)
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+            if isinstance(error, InputError):
+                raise
+            # whatever odd numbers make of the linear algebra: the other groups have their answers
+            answer = _broken(group, ask, f"{type(error).__name__}: {error}")
+    return {**answer, "seconds": perf_counter() - started}
+
+
+def _broken(group: Group, ask: FrontierAsk, reason: str) -> Document:
+    """The shape of an answer without a number in it."""
+    named = (("envelope", 1), ("parabola", 2), ("cubic", 2), (ask.law, 3))
+    blank: Document = {"status": "not_computable", "reason": reason, "warnings": [], "coefficient": None, "optima": []}
+    nothing = {"a": dict(documents.NO_ESTIMATE), "b": dict(documents.NO_ESTIMATE)}
+    return {
+        "group": group.key,
+        "rows": documents.rows([group]),
+        "flops": {"k": None, "power_of_n": None, "largest": None},
+        "warnings": [],
+        "approaches": [{"approach": n, "name": name, **blank, **nothing} for name, n in named if n in ask.approaches],
+        "agreement": {"status": "unknown", "reason": reason},
+    }
+
+
+def _allocated(group: Group, table: Table, numbers: Sheet, ask: FrontierAsk) -> Document:
     points, rows = group.fitted, np.array(group.fitted_rows, np.int64) - 1
     flops = points.x[:, 2] if len(numbers.inputs) > 2 else None
     spent = flops if flops is not None else (ask.flops_per or 6.0) * points.x[:, 0] * points.x[:, 1]
@@ -150,7 +178,6 @@ def _answered(group: Group, table: Table, numbers: Sheet, ask: FrontierAsk) -> D
         "warnings": list(found.warnings),
         "approaches": [_approach(one, group.fitted_rows) for one in found.approaches if one.number in ask.approaches],
         "agreement": _agreement(found),
-        "seconds": perf_counter() - started,
     }
 
 

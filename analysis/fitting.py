@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis import documents
 from analysis.documents import Bands, Document
-from analysis.fit import Fit, fit
+from analysis.fit import Fit, Status, fit
 from analysis.how import How
 from analysis.laws import ALIASES, LAWS
 from analysis.laws.law import Law
@@ -28,6 +28,8 @@ from analysis.wanted import Wanted, held_out, key_of, read_wanted, unmatched
 AUTO = "auto"
 OF_BOTH = ("chinchilla", "chinchilla_tied")
 """Laws to choose among where model and data sizes are there."""
+
+TOO_LARGE = "squares of the target leave the range of numbers; another unit in --map, or an objective of logarithms"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,10 @@ def _answered(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None
     started = perf_counter()
     with np.errstate(all="ignore"):
         try:
-            answer = _fitted(group, laws, ask, wanted)
+            if not ask.how.relative and not np.isfinite((group.fitted.y**2).sum()):
+                answer = _broken(group, laws[0], ask, wanted, TOO_LARGE) | {"status": Status.NOT_FINITE.key}
+            else:
+                answer = _fitted(group, laws, ask, wanted)
         except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
             # whatever odd numbers make of the linear algebra: the other groups have their answers
             answer = _broken(group, laws[0], ask, wanted, f"{type(error).__name__}: {error}")

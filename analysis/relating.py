@@ -168,8 +168,8 @@ def _by(benefits: pd.DataFrame, key: str, ask: CorrelateAsk) -> list[str]:
 def _benefits(benefits: pd.DataFrame, key: str, by: list[str], ask: CorrelateAsk, notes: list[str]) -> list[str]:
     """The column of a usual name, else every column of numbers in turn."""
     candidates = [name for name in numeric_columns(benefits, without=(key, *by, ask.se)) if not name.endswith(ERRORS)]
-    named = [name for name in BENEFITS if name in candidates]
-    if not candidates:
+    named = [name for name in BENEFITS if name in benefits and pd.api.types.is_numeric_dtype(benefits[name])]
+    if not candidates and not named:
         raise InputError(
             f"{ask.benefits}: no column of numbers could be the benefit; columns: {', '.join(map(str, benefits))}"
         )

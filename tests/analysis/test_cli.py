@@ -149,6 +149,14 @@ def test_ill_numbers_are_statuses(
         assert all(one["value"] is None and one["reason"] for one in group["predictions"])
 
 
+def test_squares_beyond_all_numbers_are_no_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x,y\n" + "\n".join(f"{x!r},{1e300 * (1 + i)}" for i, x in enumerate(X.tolist())))
+    (group,) = answer(capsys, "fit", path, "--law", "power", "--objective", "squared")["groups"]
+    assert (group["status"], group["parameters"]["a"]["value"]) == ("not_finite", None)
+    assert "another unit in --map" in group["reason"]
+
+
 def test_one_size_cannot_tell_and_its_group_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "t.csv"
     rows = [f"one,1e6,{0.5 + 0.01 * i}" for i in range(6)] + [f"many,{x!r},{2 * x**-0.2!r}" for x in X.tolist()]
@@ -262,6 +270,23 @@ def test_a_frontier_that_cannot_be_told_says_why(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
+    "losses", [[0.0] * 25, [2.0] * 25, np.geomspace(1e300, 1e301, 25).tolist(), [float("nan")] * 25]
+)
+def test_ill_numbers_of_a_frontier_are_statuses(
+    losses: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ill.csv"
+    sizes = [(float(a), float(b)) for a in np.geomspace(1e6, 1e9, 5) for b in np.geomspace(1e8, 1e11, 5)]
+    path.write_text("N,D,loss\n" + "\n".join(f"{a!r},{b!r},{y}" for (a, b), y in zip(sizes, losses, strict=True)))
+    asked = ("--map", "N=N,D=D,loss=loss", "--budget", "1e18", "--bootstrap", 50)
+    (group,) = answer(capsys, "frontier", path, *asked)["groups"]
+    assert [one["approach"] for one in group["approaches"]] == [1, 2, 2, 3]
+    for one in group["approaches"]:
+        assert one["reason"] or one["status"] == "answered"
+        assert (one["a"]["value"] is None) == (one["status"] != "answered")
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--budget", "-1"], "--budget: -1 is no budget"),
@@ -319,6 +344,9 @@ def test_keys_of_different_names_meet_and_ambiguities_are_refused(
     assert "tell series apart with --by, perhaps --by how" in err
     err = problems(capsys, "correlate", "--benefits", benefits, "--features", features, "--benefit", "slop")
     assert "--benefit: unknown column 'slop'; did you mean 'slope'?" in err
+    other.write_text("dataset,slope\n" + "\n".join(f"t{i},nan" for i in range(10)))
+    found = answer(capsys, "correlate", "--benefits", other, "--features", features)
+    assert {one["reason"] for one in found["correlations"]} == {"tasks with both numbers: 0; at least 4 are needed"}
     err = problems(capsys, "correlate", "--benefits", "a.csv", "--features", "b.csv")
     assert "a.csv: no such file" in err
     assert "b.csv: no such file" in err
