@@ -77,6 +77,9 @@ def sources_of(inputs: Sequence[str], table: Table, notes: list[str], *, law: st
         elif name in columns:
             found[name] = Source(column=name)
             notes.append(f"column {name!r} is taken as it is called")
+        elif name == "n_images" and "images_seen" in mapped and "images_seen" not in inputs:
+            found[name] = mapped["images_seen"]
+            notes.append("n_images is not mapped: images_seen stands for it, as if none were seen twice")
         else:
             missing.append(name)
     flops = mapped.get("train_flops") or (Source(column="train_flops") if "train_flops" in columns else None)

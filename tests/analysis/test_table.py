@@ -162,6 +162,15 @@ def test_data_sizes_follow_from_flops_and_units_from_the_map(question: Question)
     assert "n_images is not mapped: D = C / (6 N), C = C" in numbers.notes
 
 
+def test_images_seen_stand_for_unique_ones_where_nothing_else_is_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("N,S,loss\n1e6,2e6,3\n")
+    table = open_table(Question(path=path, mapping="N=N,images_seen=S,loss=loss"))
+    numbers = sheet(table, ("n_params", "n_images"), relative=True, law="chinchilla")
+    np.testing.assert_array_equal(numbers.x, [[1e6, 2e6]])
+    assert any("images_seen stands for it" in note for note in numbers.notes)
+
+
 def test_a_missing_value_makes_a_group_of_its_own(question: Question) -> None:
     table = open_table(Question(path=question.path, mapping="x=N (M),loss=Loss", exclude="Loss==oops", by=("kind",)))
     found = groups(table, sheet(table, ("x",), relative=True, law="power"))
