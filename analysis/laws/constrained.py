@@ -20,6 +20,9 @@ LARGEST = 600.0
 EXPONENTS = np.geomspace(0.05, 2.0, 10)
 DECAYS = ((2.0, 5.0), (15.0, 5.0), (100.0, 5.0), (15.0, 50.0))
 """(R_D, R_N) of the starts; published: 15.4 and 5.3."""
+DECAYS_D, DECAYS_N = (2.0, 15.0, 100.0), (1.0, 5.0, 30.0)
+SUITED = (0.0, 0.5)
+"""Quantiles of the sizes tried at which a start places the suited model; at the largest all would suit."""
 
 
 def worth(ratio: Matrix, decay: Matrix) -> tuple[Matrix, Matrix, Matrix]:
@@ -74,12 +77,15 @@ def bounds(x: Matrix, y: Vector) -> tuple[Vector, Vector]:
 
 
 def starts(x: Matrix, y: Vector) -> Matrix:
-    """A grid of exponents and decays; A, B, E solved for, first as if all models suited their images, then with the N'
-    that these A and B imply."""
+    """Grids of exponents and decays: where all models suit their images, and where a size among those tried does."""
+    return np.concatenate([_suiting_starts(x, y), _excess_starts(x, y)])
+
+
+def _suiting_starts(x: Matrix, y: Vector) -> Matrix:
+    """A, B, E solved for, first as if N' = N, then with the N' that these A and B imply."""
     grid = np.array([(*e, *d) for e in itertools.product(EXPONENTS, EXPONENTS) for d in DECAYS])
     alpha, beta, decay_d, decay_n = (column[:, None] for column in grid.T)
-    ln_n, ln_unique = np.log(x[:, 0]), np.log(np.minimum(x[:, 1], x[:, 2]))
-    ln_data = ln_unique + np.log(worth(np.exp(np.log(x[:, 2]) - ln_unique), decay_d)[0])
+    ln_n, ln_unique, ln_data = _log_sizes(x, decay_d)
     ln_model = np.broadcast_to(ln_n, ln_data.shape)
     for _ in range(2):
         powers = np.stack([-alpha * (ln_model - ln_n.mean()), -beta * (ln_data - ln_unique.mean())], axis=-1)
@@ -91,6 +97,31 @@ def starts(x: Matrix, y: Vector) -> Matrix:
         excess = np.clip(ln_n - ln_suited, 0.0, LARGEST)
         ln_model = ln_n - excess + np.log(worth(np.exp(excess), decay_n)[0])
     return np.concatenate([logs, grid[:, :2], np.log(grid[:, 2:])], axis=1)
+
+
+def _excess_starts(x: Matrix, y: Vector) -> Matrix:
+    """The model that suits the mean number of images has a size that was tried: then A follows from B, as
+    alpha A N^-alpha = beta B U^-beta there, and B and E are solved for."""
+    ln_n, mean_unique = np.log(x[:, 0]), np.log(np.minimum(x[:, 1], x[:, 2])).mean()
+    sizes = np.unique(np.quantile(ln_n, SUITED))
+    grid = np.array(list(itertools.product(EXPONENTS[::2], EXPONENTS[::2], DECAYS_D, DECAYS_N, sizes)))
+    alpha, beta, decay_d, decay_n, size = (column[:, None] for column in grid.T)
+    ln_n, ln_unique, ln_data = _log_sizes(x, decay_d)
+    excess = np.clip(ln_n - size - beta / alpha * (ln_unique - mean_unique), 0.0, LARGEST)
+    ln_model = ln_n - excess + np.log(worth(np.exp(excess), decay_n)[0])
+    data = -beta * (ln_data - mean_unique)
+    model = np.log(beta / alpha) - alpha * (ln_model - size)
+    both = np.exp(np.clip(np.logaddexp(data, model), -LARGEST, LARGEST))
+    logs = np.log(coefficients(np.stack([both, np.ones_like(both)], axis=-1), y))
+    ln_b = logs[:, :1] + beta * mean_unique
+    ln_a = logs[:, :1] + np.log(beta / alpha) + alpha * size
+    return np.concatenate([ln_a, ln_b, logs[:, 1:], grid[:, :2], np.log(grid[:, 2:4])], axis=1)
+
+
+def _log_sizes(x: Matrix, decay_d: Matrix) -> tuple[Vector, Vector, Matrix]:
+    """ln N (n,), ln U (n,) and ln D' (S, n)."""
+    ln_unique = np.log(np.minimum(x[:, 1], x[:, 2]))
+    return np.log(x[:, 0]), ln_unique, ln_unique + np.log(worth(np.exp(np.log(x[:, 2]) - ln_unique), decay_d)[0])
 
 
 def unidentified(x: Matrix) -> str:

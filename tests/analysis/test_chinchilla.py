@@ -16,6 +16,7 @@ from analysis.laws.chinchilla import CHINCHILLA, CHINCHILLA_TIED, frontier_expon
 from analysis.laws.law import Law
 from analysis.objective import LOG_HUBER, LOG_SQUARED
 from analysis.points import Points, points
+from analysis.solver import minimise
 
 Array = NDArray[np.float64]
 SAME = 1e-6
@@ -169,3 +170,29 @@ def test_grids_identify_a_law_where_its_noiseless_fit_finds_it(
 
 def test_one_compute_budget_is_no_line_that_hides_the_exponents() -> None:
     assert CHINCHILLA.unidentified(np.column_stack([GRID, 1e18 / (6 * GRID)])) == ""
+
+
+def test_no_descent_from_the_truth_ends_below_the_fit_on_surfaces_of_any_units() -> None:
+    """30 random surfaces, sizes from 1 to 1e10, noise up to what hides a term: then A or B stops at a bound."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        alpha, beta = np.exp(rng.uniform(np.log(0.1), 0.0, 2))
+        x = 10 ** (rng.uniform(0, 9, 2) + rng.uniform(1.5, 4) * rng.random((40, 2)))
+        ln_e = rng.uniform(-3, 1)
+        terms = ln_e + rng.uniform(-2, 2, 2) + np.log(x).mean(axis=0) * (alpha, beta)
+        truth = np.array([*terms, ln_e, alpha, beta])
+        y = CHINCHILLA.predict(x, truth) * np.exp(0.03 * rng.standard_normal(40))
+        found = fit(CHINCHILLA, points(x, y))
+        low, high = CHINCHILLA.bounds(x, y)
+        starts = truth + 0.3 * rng.standard_normal((5, 5))
+        ends = minimise(CHINCHILLA.evaluate, x, y, np.ones(40), starts, low, high, LOG_SQUARED)
+        assert found.value <= ends.values.min() * (1 + 1e-6), seed
+
+
+def test_a_term_that_vanishes_stops_at_its_bound_by_name() -> None:
+    x = CHINCHILLA.example_x
+    y = 2 + 1e3 * x[:, 1] ** -0.5
+    found = fit(CHINCHILLA, points(x, y))
+    assert found.status in (Status.AT_BOUND, Status.FLAT)
+    assert "A" in found.reason or "alpha" in found.reason
+    assert found.parameters["beta"] == pytest.approx(0.5, rel=1e-3)
