@@ -3,6 +3,9 @@
 Good at: telling laws apart where they differ, beyond the data. Bad at few sizes, where one held-out point decides, and
 blind to what sets in only beyond the data. So the laws that did nearly as well as the best are kept: their weighted
 geometric mean is the prediction, and their disagreement is part of its interval.
+
+The smallest sizes are left out of a law's fit where that foretells clearly better: laws are asymptotic, and what
+happens early (warm-up, chance level, another regime) would bend a form that is right later.
 """
 
 from __future__ import annotations
@@ -20,7 +23,13 @@ from analysis.objective import LOG_SQUARED, Objective
 from analysis.points import Index, Matrix, Points, Vector
 from analysis.uncertainty import NORMAL, Band, Uncertainty, uncertainty
 
-MOST_CUTS = 5
+MOST_CUTS = 4
+LEFT_OUT = (0.0, 0.2, 0.4)
+"""Parts of the sizes, smallest first, that a fit may go without."""
+CLEARLY = 0.5
+"""Score over that of the fit to all sizes below which a fit to fewer is taken: half the error is hardly noise."""
+RIGID = 3
+"""Parameters of a law up to which sizes may be left out; laws of more have an early part of their own."""
 FEWEST_SIZES = 3
 """In the smaller part: a line has two parameters."""
 GOOD = 1.5
@@ -41,7 +50,9 @@ def sizes_laws(n_inputs: int = 1) -> tuple[Law, ...]:
 class Candidate:
     law: Law
     fit: Fit
-    """To all points."""
+    """To all points but those of the sizes left out."""
+    left_out: int
+    """How many of the smallest sizes the fit does better without."""
     errors: dict[int, float]
     """Sizes fitted -> root mean squared log error on all larger ones; only cuts at which the law could be fitted."""
     score: float
@@ -130,24 +141,57 @@ def select(
     unless given (compute, for instance). Never raises for data.
     """
     laws = sizes_laws() if laws is None else laws
-    fits = [fit(law, given, objective=objective) for law in laws]
     order = _order(given, scale)
-    cuts = _cuts(int(order.max()) + 1 if len(order) else 0)
-    errors = [_errors(f, given, order, cuts) if f.status.usable else {} for f in fits]
-    scores = _scores(errors, cuts)
-    reasons = [_reason(f, score) for f, score in zip(fits, scores, strict=True)]
-    weights = _weigh(fits, scores)
+    n_sizes = int(order.max()) + 1 if len(order) else 0
+    cuts = _cuts(n_sizes)
+    tried = [_Tried(law, n, given, order, cuts, objective) for law in laws for n in _windows(law, n_sizes)]
+    scores = dict(zip(map(id, tried), _scores([t.errors for t in tried], cuts), strict=True))
+    kept = [_best_window([t for t in tried if t.fit.law is law], scores) for law in laws]
+    fits, kept_scores = [t.fit for t in kept], [scores[id(t)] for t in kept]
     candidates = [
-        Candidate(law=law, fit=f, errors=e, score=s, weight=w, reason=r)
-        for law, f, e, s, w, r in zip(laws, fits, errors, scores, weights, reasons, strict=True)
+        Candidate(
+            law=t.fit.law, fit=t.fit, left_out=t.left_out, errors=t.errors, score=s, weight=w, reason=_reason(t, s)
+        )
+        for t, s, w in zip(kept, kept_scores, _weigh(fits, kept_scores), strict=True)
     ]
     candidates.sort(key=lambda c: (not c.weight, *_rank(c.fit, c.score)))
     reason = ""
-    if not any(weights):
+    if not any(c.weight for c in candidates):
         reason = f"{candidates[0].law.name}: {candidates[0].reason}" if candidates else "no law was named"
-    elif not cuts or not np.isfinite(scores).any():
+    elif not np.isfinite(kept_scores).any():
         reason = "too few sizes to hold any out; the law of fewest parameters"
     return Selection(candidates=tuple(candidates), cuts=tuple(cuts), reason=reason)
+
+
+class _Tried:
+    """One law without some of the smallest sizes: fitted to all others, and to those below each cut."""
+
+    def __init__(
+        self, law: Law, left_out: int, given: Points, order: Index, cuts: Sequence[int], objective: Objective
+    ) -> None:
+        self.left_out = left_out
+        self.fit = fit(law, given.chosen(order >= left_out) if left_out else given, objective=objective)
+        self.errors: dict[int, float] = {}
+        for cut in cuts if self.fit.status.usable else ():
+            small, large = given.chosen((order >= left_out) & (order < cut)), given.chosen(order >= cut)
+            past = fit(law, small, objective=objective)
+            if past.status.usable and large.weights.sum() > 0:
+                missed = law.log_predict(large.x, past.theta) - np.log(large.y)
+                self.errors[cut] = float(np.sqrt(np.average(missed**2, weights=large.weights)))
+
+
+def _windows(law: Law, n_sizes: int) -> list[int]:
+    return sorted({int(part * n_sizes) for part in LEFT_OUT}) if len(law.parameters) <= RIGID else [0]
+
+
+def _best_window(tried: Sequence[_Tried], scores: dict[int, float]) -> _Tried:
+    """All sizes, unless fewer are clearly better."""
+    whole = tried[0]
+    scored = [t for t in tried[1:] if np.isfinite(scores[id(t)])]
+    if not scored or not np.isfinite(scores[id(whole)]):
+        return whole
+    best = min(scored, key=lambda t: scores[id(t)])
+    return best if max(scores[id(best)], EXACT) < CLEARLY * scores[id(whole)] else whole
 
 
 def _order(given: Points, scale: Vector | None) -> Index:
@@ -164,17 +208,6 @@ def _cuts(n_sizes: int) -> list[int]:
     if first > n_sizes - 1:
         return []
     return sorted({round(j) for j in np.linspace(first, n_sizes - 1, MOST_CUTS)})
-
-
-def _errors(found: Fit, given: Points, order: Index, cuts: Sequence[int]) -> dict[int, float]:
-    errors = {}
-    for cut in cuts:
-        small, large = given.chosen(order < cut), given.chosen(order >= cut)
-        past = fit(found.law, small, objective=found.objective)
-        if past.status.usable and large.weights.sum() > 0:
-            missed = found.law.log_predict(large.x, past.theta) - np.log(large.y)
-            errors[cut] = float(np.sqrt(np.average(missed**2, weights=large.weights)))
-    return errors
 
 
 def _scores(errors: Sequence[dict[int, float]], cuts: Sequence[int]) -> list[float]:
@@ -217,7 +250,8 @@ def _weigh(fits: Sequence[Fit], scores: Sequence[float]) -> list[float]:
     return list(map(float, raw / raw.sum())) if raw.any() else [0.0] * len(fits)
 
 
-def _reason(found: Fit, score: float) -> str:
+def _reason(tried: _Tried, score: float) -> str:
+    found = tried.fit
     if not found.status.usable or np.isfinite(score):
         return found.reason
     needed = len(found.law.parameters) + 1
