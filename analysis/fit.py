@@ -21,6 +21,8 @@ TRIED = 256
 FEW_STEPS = 12
 FINISHED = 8
 """Best of those that are followed to the end."""
+ENOUGH = 1e-6
+"""Relative decrease of a resample's objective by a step that changes nothing anybody could see in an interval."""
 ALIKE = 1e-4
 """Largest difference of thetas, relative to the larger of 1 and themselves, of two ends that are one optimum."""
 
@@ -131,7 +133,7 @@ def refits(found: Fit, *, weights: Matrix | None = None, targets: Matrix | None 
     best_values = np.full(n_members, np.inf)
     for optimum in optima:
         starts = np.broadcast_to(optimum, best_thetas.shape)
-        ends = minimise(found.law.evaluate, points.x, measured, used, starts, low, high, found.objective)
+        ends = minimise(found.law.evaluate, points.x, measured, used, starts, low, high, found.objective, enough=ENOUGH)
         better = ends.converged & (ends.values < best_values)
         best_thetas[better], best_values[better] = ends.thetas[better], ends.values[better]
     return best_thetas, np.where(np.isfinite(best_values), best_values, np.nan)

@@ -1,11 +1,11 @@
 """The one optimiser: many fits of a law at once, each a damped Newton iteration between bounds.
 
-Good at: a few parameters, up to thousands of members (starts, resamples, profiles) that share their inputs. A step
-solves (H + damping diag G) s = -gradient. G = J' W J with Huber's weights psi(r)/r majorises the objective, so a step
-with it always makes progress when short; H is the exact Hessian (the law's second derivatives by differences of its
-gradient) once a member is near its optimum and the exact one is positive definite, which makes the end quadratic even
-where most residuals lie beyond Huber's corner. Guaranteed: the objective never rises by more than rounding; where
-`converged`, a stationary point between the bounds. Not guaranteed: the global one, which is the business of starts.
+Good at: a few parameters, up to thousands of members (starts, resamples, profiles) that share their inputs; narrow
+curved valleys, which laws of many parameters have. A step solves (H + damping diag G) s = -gradient and is bent along
+the law's curvature. G = J' W J with Huber's weights psi(r)/r majorises the objective to first order, so a short enough
+step with it makes progress; near the optimum H counts only points within Huber's corner, as the Hessian does, which
+ends in few steps where G would crawl. Guaranteed: the objective never rises by more than rounding. Not guaranteed: the
+global optimum, which is the business of starts.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ STEP = 1e-11
 ROUNDING = 4e-15
 """Relative rise of the objective that is rounding and no reason to refuse a step."""
 NEAR = 1e-2
-"""Relative decrease by a step below which the exact Hessian is tried."""
-DIFFERENCE = 1e-6
-"""Step of the differences of the gradient: error 1e-6 relative by truncation, 1e-10 by rounding; enough for Newton."""
+"""Relative decrease by a step below which H is tried."""
 UNSEEN = 1e-13
 """Promised relative decrease that the rounding of a sum over points may hide."""
+AHEAD = 0.1
+"""Part of a step at which the law's curvature along it is measured."""
+MOST_BEND = 0.4
+"""Largest correction for curvature, relative to the step, that is believed."""
 MOST_UNSEEN = 6
 """Such steps after which a member stands as near its optimum as numbers can tell."""
 MOST_DAMPING = 1e16
@@ -61,8 +63,12 @@ def minimise(
     objective: Objective,
     *,
     most_steps: int = 300,
+    enough: float = 0.0,
 ) -> Solutions:
     """The local optimum of each member from its start.
+
+    enough: relative decrease of the objective by a step from which on a member counts as converged too: resamples are
+    not asked for more digits than their scatter has.
 
     x (n, k) is shared; targets, weights (n,) or (B, n); starts (B, p); low, high (p,) or (B, p), equal where a
     parameter is pinned. The law must be finite between the bounds.
@@ -78,7 +84,15 @@ def minimise(
     with np.errstate(over="ignore", under="ignore"):
         solved = [
             _Members(
-                evaluate, x, part(targets, rows), part(weights, rows), starts[rows], low[rows], high[rows], objective
+                evaluate,
+                x,
+                part(targets, rows),
+                part(weights, rows),
+                starts[rows],
+                low[rows],
+                high[rows],
+                objective,
+                enough,
             ).run(most_steps)
             for rows in parts
         ]
@@ -104,8 +118,9 @@ class _Members:
         low: Matrix,
         high: Matrix,
         objective: Objective,
+        enough: float,
     ) -> None:
-        self.evaluate, self.x, self.objective = evaluate, x, objective
+        self.evaluate, self.x, self.objective, self.enough = evaluate, x, objective, enough
         n, n_points = len(starts), len(x)
         self.measured = np.log(targets) if objective.logs else targets
         self.measured = np.broadcast_to(self.measured, (n, n_points))
@@ -146,11 +161,13 @@ class _Members:
     def _step(self) -> None:
         pull = self.weights * self.objective.pull(self.residuals)
         gradient = np.einsum("bn,bnp->bp", pull, self.jacobians)
-        majoriser = self._majoriser(pull)
+        weights = self._majorising(pull)
+        majoriser = np.swapaxes(self.jacobians * weights[..., None], 1, 2) @ self.jacobians
         fixed = (self.low == self.high) | ((self.thetas <= self.low) & (gradient > 0))
         fixed |= (self.thetas >= self.high) & (gradient < 0)
-        hessian = self._hessian(majoriser, pull, fixed)
+        hessian = self._hessian(majoriser, fixed)
         step = _solve(hessian, majoriser, gradient, self.damping, fixed)
+        step = step + self._bend(step, weights, hessian, majoriser, fixed)
         tried = np.clip(self.thetas + step, self.low, self.high)
         step = tried - self.thetas
         residuals, jacobians = self._look(tried, self.measured)
@@ -172,6 +189,7 @@ class _Members:
         self.jacobians = np.where(keep[..., None], jacobians, self.jacobians)
         # a short step by heavy damping proves nothing
         arrived = (better & small & (self.damping < 1e-2)) | (self.values == 0)
+        arrived |= better & (fell < self.enough) & (promised < self.enough * size) & (self.damping < 1e-2)
         arrived |= (self.unseen >= MOST_UNSEEN) | (~better & (self.damping > MOST_DAMPING))
         if arrived.any():
             self._store(arrived, converged=True)
@@ -183,37 +201,42 @@ class _Members:
         for name in ("jacobians", "values", "damping", "near", "unseen"):
             setattr(self, name, getattr(self, name)[which])
 
-    def _majoriser(self, pull: Matrix) -> Stack:
-        """J' W J (B, p, p), W = weight x psi(r) / r, which is the weight itself for squares."""
+    def _majorising(self, pull: Matrix) -> Matrix:
+        """W (B, n), weight x psi(r) / r, which is the weight itself for squares."""
         if self.objective.delta is None and self.objective.overestimate == 1:
-            weights = self.weights
-        else:
-            tiny = self.residuals == 0
-            weights = np.where(tiny, self.weights, pull / np.where(tiny, 1.0, self.residuals))
-        return np.swapaxes(self.jacobians * weights[..., None], 1, 2) @ self.jacobians
+            return self.weights
+        tiny = self.residuals == 0
+        return np.where(tiny, self.weights, pull / np.where(tiny, 1.0, self.residuals))
 
-    def _hessian(self, majoriser: Stack, pull: Matrix, fixed: Mask) -> Stack:
-        """The exact Hessian of those members that are near, where it is positive definite on their free parameters."""
+    def _bend(self, step: Matrix, weights: Matrix, hessian: Stack, majoriser: Stack, fixed: Mask) -> Matrix:
+        """What the curvature of the law along a step adds to it, zero where that is not small beside the step.
+
+        Geodesic acceleration (Transtrum and Sethna 2012, arXiv 1201.5885): laws with more parameters than the data
+        determine have narrow curved valleys, which straight steps follow at a crawl.
+        """
+        ahead = np.clip(self.thetas + AHEAD * step, self.low, self.high)
+        moved = ahead - self.thetas
+        residuals = self._look(ahead, self.measured)[0]
+        straight = np.einsum("bnp,bp->bn", self.jacobians, moved)
+        curvature = 2 * (residuals - self.residuals - straight) / AHEAD**2
+        gradient = 0.5 * np.einsum("bn,bn,bnp->bp", weights, curvature, self.jacobians)
+        bend = _solve(hessian, majoriser, gradient, self.damping, fixed)
+        scale = np.sqrt(np.einsum("bpp->bp", majoriser))
+        small = np.linalg.norm(bend * scale, axis=1) <= MOST_BEND * np.linalg.norm(step * scale, axis=1)
+        return np.where(small[:, None] & np.isfinite(bend), bend, 0.0)
+
+    def _hessian(self, majoriser: Stack, fixed: Mask) -> Stack:
+        """J' W J over points within Huber's corner, of members that are near, where it determines their free parameters.
+
+        The law's second derivatives, weighted by pulls of both signs, add little to it.
+        """
         near = np.flatnonzero(self.near)
-        if not len(near):
+        if not len(near) or self.objective.delta is None:
             return majoriser
-        thetas, measured, p = self.thetas[near], self.measured[near], self.thetas.shape[1]
-        exact = np.empty((len(near), p, p))
-        for j in range(p):
-            # towards the inside, so that the law is never asked beyond its bounds
-            room = self.high[near, j] - thetas[:, j]
-            h = np.where(room > DIFFERENCE, DIFFERENCE, -DIFFERENCE) * np.maximum(1.0, np.abs(thetas[:, j]))
-            moved = thetas.copy()
-            moved[:, j] += h
-            jacobians = self._look(moved, measured)[1]
-            exact[:, j] = np.einsum("bn,bnp->bp", pull[near], jacobians - self.jacobians[near]) / h[:, None]
-        exact = (exact + np.swapaxes(exact, 1, 2)) / 2
-        inside = self.weights[near]
+        inside = self.weights[near] * (np.abs(self.residuals[near]) <= self.objective.delta)
         if self.objective.overestimate != 1:
             inside = inside * np.where(self.residuals[near] > 0, self.objective.overestimate, 1.0)
-        if self.objective.delta is not None:
-            inside = inside * (np.abs(self.residuals[near]) <= self.objective.delta)
-        exact += np.swapaxes(self.jacobians[near] * inside[..., None], 1, 2) @ self.jacobians[near]
+        exact = np.swapaxes(self.jacobians[near] * inside[..., None], 1, 2) @ self.jacobians[near]
         free = _identity_where(exact, fixed[near])
         scale = 1 / np.sqrt(np.maximum(np.abs(np.einsum("bpp->bp", free)), np.finfo(float).tiny))
         scaled = free * scale[:, :, None] * scale[:, None, :]
