@@ -268,11 +268,13 @@ def test_a_held_out_run_whose_seed_nobody_wrote_down_is_compared_all_the_same() 
     assert np.isfinite(held.off)
 
 
-def test_where_no_task_is_common_to_all_runs_each_is_a_series() -> None:
+def test_where_no_task_is_common_to_all_runs_only_single_tasks_make_series() -> None:
     rows = load(
         pd.DataFrame({"n_params": [1e6, 2e6, 3e6] * 2, "task": list("aaabbb"), "error": 0.5, "run": list("123456")})
     )
-    assert [(s.task, len(s.rows)) for s in series(kept(rows), held_out(rows))] == [("a", 3), ("b", 3)]
+    assert series(kept(rows), held_out(rows)) == []
+    each = series(kept(rows), held_out(rows), tasks=["a", "b"])
+    assert [(s.task, len(s.rows)) for s in each] == [("a", 3), ("b", 3)]
 
 
 def test_without_their_sizes_models_are_series_of_their_own() -> None:
