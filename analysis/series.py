@@ -34,8 +34,8 @@ class Series:
 
 def series(fitted: pd.DataFrame, held: pd.DataFrame, *, tasks: Sequence[str] = ()) -> list[Series]:
     """Of checked rows of one read-out (`kept` and `held_out`): means over the tasks that all fitted runs have, or with
-    `tasks` one series each; none where no task is common to all runs. Where the table knows no n_params, models are series
-    of their own. Sorted by algorithm, mixture, model and task."""
+    `tasks` one series each; none where no task is common to all runs. Where the table knows no n_params, models are
+    series of their own. Sorted by algorithm, mixture, model and task."""
     found = []
     sized = fitted["n_params"].notna().any()
     key = ["algorithm", "mixture"] if sized else ["algorithm", "mixture", "model"]
