@@ -115,7 +115,7 @@ def fit(law: Law, points: Points, *, objective: Objective = LOG_SQUARED) -> Fit:
         reason=reason,
         theta=theta,
         value=float(ends.values[0]),
-        optima=_distinct(_rivals(ends)),
+        optima=_distinct(_rivals(ends).thetas),
     )
 
 
@@ -189,7 +189,9 @@ def _search(law: Law, points: Points, objective: Objective, low: Vector, high: V
         )
 
     if len(best) > FINISHED:
-        best = _distinct(_best_first(descend(best, FEW_STEPS)), most=FINISHED)
+        ends = descend(best, FEW_STEPS)
+        order = np.argsort(np.where(np.isfinite(ends.values), ends.values, np.inf), kind="stable")
+        best = _distinct(ends.thetas[order], most=FINISHED)  # whether or not a start has converged already
     return descend(best, 1000)
 
 
@@ -206,10 +208,10 @@ def _rivals(ends: Solutions) -> Solutions:
     return Solutions(thetas=ends.thetas[near], values=ends.values[near], converged=ends.converged[near])
 
 
-def _distinct(ends: Solutions, most: int = 3) -> Matrix:
-    """The first `most` ends that are not alike."""
+def _distinct(thetas: Matrix, most: int = 3) -> Matrix:
+    """The first `most` of (S, p) that are not alike."""
     kept: list[Vector] = []
-    for theta in ends.thetas:
+    for theta in thetas:
         scale = np.maximum(1.0, np.abs(theta))
         if all((np.abs(theta - other) > ALIKE * scale).any() for other in kept):
             kept.append(theta)

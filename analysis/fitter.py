@@ -131,6 +131,11 @@ class Fitter:
             return self.lines[key]
         raise Unknowable("; ".join(dict.fromkeys(refusals)))
 
+    def choices(self) -> list[Choice]:
+        """Everything fitted so far."""
+        both = [self.surface[0]] if "surface" in self.__dict__ and self.surface[0] is not None else []
+        return [*both, *self.lines.values()]
+
     def _fixed(self, axis: str) -> str:
         sizes = self.sizes[axis]
         return f"all runs have {axis} {sizes[0]:,.0f}" if sizes else f"the table has no {axis}"

@@ -226,7 +226,7 @@ class _Members:
         return np.where(small[:, None] & np.isfinite(bend), bend, 0.0)
 
     def _hessian(self, majoriser: Stack, fixed: Mask) -> Stack:
-        """J' W J over points within Huber's corner, of members that are near, where it determines their free parameters.
+        """J' W J over points within Huber's corner, for members that are near, if it determines their free parameters.
 
         The law's second derivatives, weighted by pulls of both signs, add little to it.
         """

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.blocks import Block, Note, Numbers, Section, Words
+from analysis.blocks import Block, Fold, Note, Numbers, Section, Words
 from analysis.extrapolate import Held, Prediction, Predictor, Target
+from analysis.figures import candidates as candidates_figure
 from analysis.figures import holdout as figure
 from analysis.figures.style import quantity
 from analysis.sections.drawing import Pen
@@ -32,18 +33,36 @@ class Forecast:
 class Forecasts:
     forecasts: list[Forecast]
     held: list[Held]
+    candidates: pd.DataFrame
+    """Every law that was tried of every series, with the score of its rolling extrapolation."""
 
 
 def forecasts(study: Study) -> Forecasts:
     """Per series (mean over tasks) ten times the parameters, the images, and both; every held-out run."""
-    found, held = list[Forecast](), list[Held]()
+    found, held, candidates = list[Forecast](), list[Held](), list[dict[str, object]]()
     for of in series(study.fitted, study.held):
         predictor = Predictor(of)
         asked = list(_targets(of))
         answers = predictor.predict([target for _, target in asked])
         found += [Forecast(axis=axis, prediction=p) for (axis, _), p in zip(asked, answers, strict=True)]
         held += predictor.against()
-    return Forecasts(forecasts=found, held=held)
+        candidates += _candidates(of, predictor)
+    return Forecasts(forecasts=found, held=held, candidates=pd.DataFrame(candidates))
+
+
+def _candidates(of: Series, predictor: Predictor) -> Iterator[dict[str, object]]:
+    """Of every selection that a prediction was made with, best first."""
+    for choice in predictor.fitter.choices():
+        for candidate in choice.selection.candidates:
+            yield {
+                "series": f"{of.algorithm} / {of.mixture}, along {' and '.join(choice.axes)}",
+                "law": candidate.law.name,
+                "score": candidate.score,
+                "weight": candidate.weight,
+                "chosen": candidate is choice.selection.winner,
+                "status": candidate.fit.status.key,
+                "reason": candidate.reason,
+            }
 
 
 def _targets(of: Series) -> Iterator[tuple[str, Target]]:
@@ -68,6 +87,8 @@ def section(study: Study, found: Forecasts, pen: Pen) -> Section:
         blocks.append(Numbers(name="forecasts", caption=caption, rows=forecast_table(found.forecasts)))
     else:
         blocks.append(Words(lines=["There is no series of runs to go on from."]))
+    if len(found.candidates):
+        blocks.append(Fold(title="Which law: rolling extrapolation", blocks=list(_choice(found.candidates, pen))))
     rows = held_table(found.held)
     if len(rows):
         answered = rows[np.isfinite(rows["predicted"])]
@@ -93,6 +114,20 @@ def section(study: Study, found: Forecasts, pen: Pen) -> Section:
         words = "No run was held out, so these predictions were not put to the test; `holdout:` in the YAML does it."
         blocks.append(Words(lines=[words]))
     return Section(title=title, blocks=blocks)
+
+
+def _choice(rows: pd.DataFrame, pen: Pen) -> Iterator[Block]:
+    caption = (
+        "Each law fitted to the smaller sizes and judged by the larger ones at several cuts: score is the mean RMSLE. "
+        "Laws with a weight make the prediction, as a weighted geometric mean, and their "
+        "disagreement is part of its interval. With three or four sizes one held-out point decides."
+    )
+    first = str(rows["series"].iloc[0])
+    mine = rows[rows["series"] == first]
+    if mine["score"].notna().any():
+        drawn = candidates_figure.draw(candidates_figure.table(mine), label="RMSLE on larger sizes")
+        yield pen.picture("candidates", f"{first}. {caption}", drawn)
+    yield Numbers(name="candidates", caption=caption, rows=rows)
 
 
 def forecast_table(found: list[Forecast]) -> pd.DataFrame:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.allocation import Frontier
-from analysis.blocks import Block, Note, Numbers, Section, Words
+from analysis.blocks import Block, Fold, Note, Numbers, Picture, Section, Words
+from analysis.figures import frontier as figure
+from analysis.figures import isoflop as isoflop_figure
+from analysis.figures import surface as surface_figure
 from analysis.frontier import frontier
+from analysis.points import Vector
+from analysis.sections.drawing import Pen
 from analysis.study import Study
 from analysis.uncertainty import Estimate
 
 TIMES = (1.0, 10.0)
 """Budgets asked about, in FLOPs of the costliest run."""
+DRAWN = 8
+"""Budgets of a figure, from the cheapest run's to ten times the costliest's."""
+MOST_DRAWN = 4
+"""Series with figures; tables have all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
     algorithm: str
     mixture: str
+    runs: pd.DataFrame
+    """Columns n_params, n_images (seen), flops, y."""
     answer: Frontier | None
     reason: str
     """Why there is none."""
@@ -46,14 +58,22 @@ def splits(study: Study) -> list[Split]:
                 rows["images_seen"].to_numpy(float),
                 rows["error"].to_numpy(float),
                 flops=flops,
-                budgets=[times * float(flops.max()) for times in TIMES],
+                budgets=_budgets(flops),
                 n_bootstrap=500,
             )
-        found.append(Split(algorithm=str(algorithm), mixture=str(mixture), answer=answer, reason=why))
+        runs = rows.rename(columns={"train_flops": "flops", "error": "y"}).drop(columns="n_images")
+        runs = runs.rename(columns={"images_seen": "n_images"})[["n_params", "n_images", "flops", "y"]]
+        found.append(Split(algorithm=str(algorithm), mixture=str(mixture), runs=runs, answer=answer, reason=why))
     return found
 
 
-def section(found: list[Split]) -> Section:
+def _budgets(flops: Vector) -> list[float]:
+    """Those of the table, then those of the figure."""
+    asked = [times * float(flops.max()) for times in TIMES]
+    return [*asked, *np.geomspace(flops.min(), asked[-1], DRAWN)[:-1]]
+
+
+def section(found: list[Split], pen: Pen) -> Section:
     title = "Best use of a budget"
     table, warnings = optimum_table(found), _warnings(found)
     caption = (
@@ -64,10 +84,47 @@ def section(found: list[Split]) -> Section:
     blocks: list[Block] = [Note(text=text, severity="warning") for text in warnings]
     if len(table):
         blocks.append(Numbers(name="frontier", caption=caption, rows=table))
+        answered = [split for split in found if split.answer and any(a.answered for a in split.answer.approaches)]
+        for split in answered[:MOST_DRAWN]:
+            blocks.append(
+                Fold(title=f"Figures of {split.algorithm} / {split.mixture}", blocks=list(_figures(split, pen)))
+            )
     else:
         why = sorted({f"{s.algorithm} / {s.mixture}: {s.reason}" for s in found if s.reason})
         blocks.append(Words(lines=["No series can tell how to split a budget:", *why]))
     return Section(title=title, blocks=blocks)
+
+
+def _figures(split: Split, pen: Pen) -> Iterator[Picture]:
+    assert split.answer is not None
+    name = f"{split.algorithm}_{split.mixture}"
+    rows = figure.table(split.answer)
+    if rows["flops"].notna().any():
+        caption = (
+            f"{split.algorithm} / {split.mixture}: optimal model and data size against compute, and the exponents."
+        )
+        drawn = figure.draw(rows, split.runs, figure.exponents(split.answer))
+        yield pen.picture(f"frontier_{name}", caption, drawn)
+    parabola = split.answer["parabola"]
+    if parabola.minima:
+        caption = f"{split.algorithm} / {split.mixture}: error against model size at equal compute, with parabolas."
+        drawn = isoflop_figure.draw(
+            parabola.minima,
+            split.runs["n_params"].to_numpy(float),
+            split.runs["y"].to_numpy(float),
+            ylabel="mean error over tasks, 1 - AUC",
+        )
+        yield pen.picture(f"isoflop_{name}", caption, drawn)
+    law = split.answer.approaches[-1]
+    if law.answered and law.fit is not None:
+        caption = (
+            f"{split.algorithm} / {split.mixture}: the fitted law of model size and images seen, its runs and frontier."
+        )
+        path = rows[rows["approach"] == figure.label(law.name, law.number)].sort_values("flops")
+        drawn = surface_figure.draw(
+            law.fit, surface_figure.table(split.runs, law.fit), path, label="mean error over tasks, 1 - AUC"
+        )
+        yield pen.picture(f"surface_{name}", caption, drawn)
 
 
 def optimum_table(found: list[Split]) -> pd.DataFrame:
@@ -83,7 +140,7 @@ def optimum_table(found: list[Split]) -> pd.DataFrame:
                 "reason": approach.reason,
                 **_columns("a", approach.a),
             }
-            for optimum in approach.optima or (None,):
+            for optimum in approach.optima[: len(TIMES)] or (None,):
                 rows.append(
                     common
                     if optimum is None
@@ -125,11 +182,11 @@ def sentences(found: list[Split]) -> list[str]:
         answered = [approach for approach in split.answer.approaches if approach.answered and approach.optima]
         if not answered:
             continue
+        far = [(a, a.optima[len(TIMES) - 1].n_params) for a in answered]
         parts = [
-            f"{a.optima[-1].n_params.value:.2g} [{a.optima[-1].n_params.low:.2g}, {a.optima[-1].n_params.high:.2g}] by "
-            f"approach {a.number} ({a.name})"
-            for a in answered
-            if np.isfinite(a.optima[-1].n_params.value)
+            f"{size.value:.2g} [{size.low:.2g}, {size.high:.2g}] by approach {a.number} ({a.name})"
+            for a, size in far
+            if np.isfinite(size.value)
         ]
         if parts:
             said.append(
