@@ -45,7 +45,9 @@ def paired(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
         errors = mine.groupby(["model", "mixture", "n_images"], dropna=False)["error"].mean().reset_index()
         best = errors.sort_values("error", kind="stable").iloc[0]
         cell = ["model", "mixture", "n_images"]
-        chosen = mine.merge(best[cell].to_frame().T.astype(mine[cell].dtypes), on=cell)  # a missing size is equal to one
+        chosen = mine.merge(
+            best[cell].to_frame().T.astype(mine[cell].dtypes), on=cell
+        )  # a missing size is equal to one
         for name, others in reference.groupby("algorithm"):
             same = others[others["model"] == best["model"]] if name == "random" else others
             ours, theirs = chosen.groupby("task")["error"].mean(), same.groupby("task")["error"].mean()

@@ -57,7 +57,7 @@ def write(
         axes.compute(of, pen),
         forecasts.section(of, ahead, pen),
         comparing.section(of, contests),
-        frontiers.section(splits),
+        frontiers.section(splits, pen),
         *([found] if (found := mixtures.section(best)) else []),
         axes.against_references(pairs),
         benefits.section(of, pen),
