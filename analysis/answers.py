@@ -21,15 +21,14 @@ FEW_SIZES = 4
 FEW_TASKS = 10
 
 
-def best_run(means: pd.DataFrame) -> list[str]:
+def best_run(means: pd.DataFrame, measure: str = "1 - AUC") -> list[str]:
     if means.empty:
         return ["No run has a result that could be compared."]
     best = means.sort_values("error").iloc[0]
     doubt = f"; standard error of the test images {best.error_se:.4f}" if np.isfinite(best.error_se) else ""
     cell = f"{best.model} / {best.algorithm} / {best.mixture}{_images(best.n_images, ' on ')}"
-    found = (
-        f"The lowest mean error over {_count(int(best.n_tasks), 'task')}, {best.error:.4f} (1 - AUC{doubt}), is {cell}"
-    )
+    over = _count(int(best.n_tasks), "task")
+    found = f"The lowest mean error over {over}, {best.error:.4f} ({measure}{doubt}), is {cell}"
     return [f"{found}. It is the best of {_count(len(means), 'run')} on the same test images, which flatters it."]
 
 
@@ -93,6 +92,11 @@ def references(pairs: pd.DataFrame) -> list[str]:
     return said or ["No untrained reference was compared, so nothing here shows that pretraining helped at all."]
 
 
+def _fitted(curve: Curve) -> pd.DataFrame:
+    """Its runs without those held out."""
+    return curve.runs[~curve.runs["held_out"]]
+
+
 def longest(curves: list[Curve]) -> list[Curve]:
     """Per algorithm the curve with the most sizes, then the largest fixed size, then the most runs: the one quoted.
 
@@ -100,7 +104,7 @@ def longest(curves: list[Curve]) -> list[Curve]:
     """
     chosen: dict[str, Curve] = {}
     by_name = sorted(curves, key=lambda c: c.name)
-    for curve in sorted(by_name, key=lambda c: (-c.runs["x"].nunique(), -c.fixed_size, -len(c.runs))):
+    for curve in sorted(by_name, key=lambda c: (-len(_fitted(c)["x"].unique()), -c.fixed_size, -len(_fitted(c)))):
         chosen.setdefault(curve.fixed["algorithm"], curve)
     return [chosen[name] for name in sorted(chosen)]
 
@@ -115,7 +119,7 @@ def tenfold(curves: list[Curve], what: str) -> list[str]:
         if interval is None:
             said.append(f"{curve.name}: no law along {what}: {curve.fit.status}.")
             continue
-        smallest, largest = curve.runs["x"].min(), curve.runs["x"].max()
+        smallest, largest = _fitted(curve)["x"].min(), _fitted(curve)["x"].max()
         reach = f"{quantity(smallest)} to {quantity(largest)}"
         reach += ", less than tenfold: an extrapolation" if largest < 10 * smallest else ""
         doubt = f"[{_factor(interval.high)}, {_factor(interval.low)}]"
@@ -185,7 +189,7 @@ def weaknesses(rows: pd.DataFrame, lost: pd.DataFrame, curves: list[Curve]) -> l
         said.append(f"Runs without a result are in no fit: {counts}.")
     if rows.empty:
         return said
-    sizes = max((curve.runs["x"].nunique() for curve in curves), default=1)
+    sizes = max((_fitted(curve)["x"].nunique() for curve in curves), default=1)
     if sizes < 3:
         said.append(f"No series has more than {_count(sizes, 'model size')}: no law, no interval.")
     elif sizes < FEW_SIZES:

@@ -14,6 +14,10 @@ OPENING = re.compile(r"^(?:\d+(?=[.)](?:\s|$))|(?=>|#{1,6}(?:\s|$)|[+-](?:\s|$)|
 """Before what makes a heading, a quotation or a list of a line: where a backslash goes."""
 
 
+FEW = 6
+"""Runs that a sentence names; more are counted, and named in its table."""
+
+
 def escaped(text: str) -> str:
     """One line that shows `text` and nothing else."""
     line = SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
@@ -55,7 +59,8 @@ def _block(block: Block) -> str:
 def _line(line: str | Line) -> str:
     if isinstance(line, str):
         return escaped(line)
-    source = [*(escaped(name) for name in line.see), *([f"runs {escaped(' '.join(line.runs))}"] if line.runs else [])]
+    runs = f"runs {escaped(' '.join(line.runs))}" if len(line.runs) <= FEW else f"{len(line.runs)} runs"
+    source = [*(escaped(name) for name in line.see), *([runs] if line.runs else [])]
     return f"{escaped(line.text)} ({'; '.join(source)})" if source else escaped(line.text)
 
 

@@ -57,7 +57,7 @@ def write(
         axes.compute(of, pen),
         forecasts.section(of, ahead, pen),
         comparing.section(of, contests),
-        frontiers.section(splits, pen),
+        frontiers.section(splits, pen, of.mean_error),
         *([found] if (found := mixtures.section(best)) else []),
         axes.against_references(pairs),
         benefits.section(of, pen),
@@ -104,7 +104,7 @@ def in_short(
         *lines(answers.references(pairs), "references"),
     ]
     more = [
-        *lines(answers.best_run(of.means), "read_outs"),
+        *lines(answers.best_run(of.means, of.measure), "read_outs"),
         *lines(answers.tenfold(of.along["n_params"], "parameters"), "law_n_params"),
         *lines(answers.tenfold(of.along["n_images"], "images"), "law_n_images"),
         *predicted(one for one in said if one not in first),
@@ -112,7 +112,7 @@ def in_short(
         *lines(frontiers.sentences(splits), "frontier"),
         *lines(mixtures.sentences(best), "mixtures"),
     ]
-    brackets = "Errors are 1 - AUC, lower is better; square brackets hold 95 % intervals."
+    brackets = f"Errors are {of.measure}, lower is better; square brackets hold 95 % intervals."
     weak = answers.weaknesses(of.fitted, of.lost, of.along["n_params"])
     blocks: list[Block] = [
         Words(lines=[brackets]),

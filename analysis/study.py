@@ -41,6 +41,17 @@ class Study:
     """Which definition of benefit is correlated, a key of `analysis.benefit.DEFINITIONS`."""
     correlations: pd.DataFrame
 
+    @property
+    def measure(self) -> str:
+        """What errors are: 1 - AUC, or whatever the table gave as its error."""
+        return "1 - AUC" if self.rows["auc"].notna().any() else "error as given"
+
+    @property
+    def mean_error(self) -> str:
+        """Of an axis that shows means over tasks."""
+        many = self.fitted["task"].nunique() > 1
+        return f"mean error over tasks, {self.measure}" if many else self.measure
+
     def mean_references(self, task: str | None = None) -> References:
         """Baselines averaged over the tasks that the runs are averaged over, or of one task."""
         tasks = [task] if task else shared_tasks(self.fitted)
@@ -55,7 +66,7 @@ class Study:
 def study(observations: pd.DataFrame | Path, tasks: pd.DataFrame, *, benefit: str = "exponent") -> Study:
     """Raises InputError, a ValueError, with everything that is wrong with either table."""
     rows, tasks = _checked(observations, tasks, benefit)
-    fitted = kept(rows)
+    fitted, held = kept(rows), held_out(rows)
     means = mean_over_tasks(fitted)
     table = benefits(fitted)
     chosen = headline(table)
@@ -63,16 +74,23 @@ def study(observations: pd.DataFrame | Path, tasks: pd.DataFrame, *, benefit: st
         rows=rows,
         tasks=tasks,
         fitted=fitted,
-        held=held_out(rows),
+        held=held,
         references=references(rows),
         lost=without_result(rows),
         means=means,
-        along={axis: curves(means, axis) for axis in error_figure.FIXED},
+        along={axis: curves(_with_held(means, held), axis) for axis in error_figure.FIXED},
         benefits=table,
         headline=chosen,
         benefit=benefit,
         correlations=correlate(chosen, tasks, column=benefit, features=_features(tasks)),
     )
+
+
+def _with_held(means: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
+    """Runs held out beside those fitted, marked: seen in figures, not by laws."""
+    if held.empty:
+        return means
+    return pd.concat([means.assign(held_out=False), mean_over_tasks(held).assign(held_out=True)], ignore_index=True)
 
 
 def _features(tasks: pd.DataFrame) -> list[str] | None:

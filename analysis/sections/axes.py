@@ -11,10 +11,10 @@ from analysis.figures.error import unplaced
 from analysis.sections.drawing import Pen
 from analysis.study import Study
 
-MEAN_ERROR = "mean error over tasks, 1 - AUC"
 BAND = (
     "Points are runs, bars one standard error from the test images; the line is a power law through each size's "
-    "geometric mean, the band the curve's 95 % interval (Student's t), cut at the panel's edge."
+    "geometric mean, dashed beyond the runs fitted, the band the curve's 95 % interval (Student's t), cut at the "
+    "panel's edge. Hollow points were held out."
 )
 
 
@@ -40,7 +40,7 @@ def _along(study: Study, pen: Pen, axis: str, title: str, panel_by: str, note: s
     if not found:
         why = "No series has two sizes along this axis, so there is nothing to compare."
         return Section(title=title, blocks=[*blocks, Words(lines=[why])])
-    drawn = figure.draw(found, study.mean_references(), panel_by=panel_by, ylabel=MEAN_ERROR)
+    drawn = figure.draw(found, study.mean_references(), panel_by=panel_by, ylabel=study.mean_error)
     caption = f"Exponent b of error = a x^-b with its 95 % interval; positive when scale helps. {note}".strip()
     blocks += [
         pen.picture(f"error_{axis}", f"{title}. {BAND}", drawn),

@@ -81,6 +81,6 @@ def _small_multiples(study: Study, pen: Pen) -> Iterator[Block]:
             parts.append(error_figure.Panel(title=str(task), curves=found, references=baselines))
     for i in range(0, len(parts), AT_ONCE):
         few = parts[i : i + AT_ONCE]
-        drawn = error_figure.draw_panels(few, ylabel="1 - AUC", one_scale=False)
+        drawn = error_figure.draw_panels(few, ylabel=study.measure, one_scale=False)
         name = "tasks" if len(parts) <= AT_ONCE else f"tasks_{i // AT_ONCE + 1}"
         yield pen.picture(name, f"Each task against model size, on a scale of its own. {BAND}", drawn)

@@ -106,7 +106,7 @@ def section(study: Study, found: Forecasts, pen: Pen) -> Section:
                 "Runs held out of every fit: predicted with the 95 % interval of a new run, and measured. Trained like "
                 "any other, so this is what the predictions above are worth."
             )
-            blocks.append(pen.picture("holdout", picture, figure.draw(drawn, label="mean error over tasks, 1 - AUC")))
+            blocks.append(pen.picture("holdout", picture, figure.draw(drawn, label=study.mean_error)))
         blocks.append(Numbers(name="holdout", caption="Held-out runs, predicted against measured.", rows=rows))
     elif len(study.held):
         blocks.append(Words(lines=["Held-out runs have none of the tasks that all fitted runs have."]))

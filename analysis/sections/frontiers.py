@@ -73,7 +73,7 @@ def _budgets(flops: Vector) -> list[float]:
     return [*asked, *np.geomspace(flops.min(), asked[-1], DRAWN)[:-1]]
 
 
-def section(found: list[Split], pen: Pen) -> Section:
+def section(found: list[Split], pen: Pen, label: str) -> Section:
     title = "Best use of a budget"
     table, warnings = optimum_table(found), _warnings(found)
     caption = (
@@ -87,7 +87,7 @@ def section(found: list[Split], pen: Pen) -> Section:
         answered = [split for split in found if split.answer and any(a.answered for a in split.answer.approaches)]
         for split in answered[:MOST_DRAWN]:
             blocks.append(
-                Fold(title=f"Figures of {split.algorithm} / {split.mixture}", blocks=list(_figures(split, pen)))
+                Fold(title=f"Figures of {split.algorithm} / {split.mixture}", blocks=list(_figures(split, pen, label)))
             )
     else:
         why = sorted({f"{s.algorithm} / {s.mixture}: {s.reason}" for s in found if s.reason})
@@ -95,7 +95,7 @@ def section(found: list[Split], pen: Pen) -> Section:
     return Section(title=title, blocks=blocks)
 
 
-def _figures(split: Split, pen: Pen) -> Iterator[Picture]:
+def _figures(split: Split, pen: Pen, label: str) -> Iterator[Picture]:
     assert split.answer is not None
     name = f"{split.algorithm}_{split.mixture}"
     rows = figure.table(split.answer)
@@ -112,7 +112,7 @@ def _figures(split: Split, pen: Pen) -> Iterator[Picture]:
             parabola.minima,
             split.runs["n_params"].to_numpy(float),
             split.runs["y"].to_numpy(float),
-            ylabel="mean error over tasks, 1 - AUC",
+            ylabel=label,
         )
         yield pen.picture(f"isoflop_{name}", caption, drawn)
     law = split.answer.approaches[-1]
@@ -121,9 +121,7 @@ def _figures(split: Split, pen: Pen) -> Iterator[Picture]:
             f"{split.algorithm} / {split.mixture}: the fitted law of model size and images seen, its runs and frontier."
         )
         path = rows[rows["approach"] == figure.label(law.name, law.number)].sort_values("flops")
-        drawn = surface_figure.draw(
-            law.fit, surface_figure.table(split.runs, law.fit), path, label="mean error over tasks, 1 - AUC"
-        )
+        drawn = surface_figure.draw(law.fit, surface_figure.table(split.runs, law.fit), path, label=label)
         yield pen.picture(f"surface_{name}", caption, drawn)
 
 

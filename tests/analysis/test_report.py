@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +20,7 @@ Sweep = Callable[..., pd.DataFrame]
 EVIL = "</title><script>alert(1)</script>"
 PICTURES = [
     "benefit",
+    "candidates",
     "correlation",
     "correlation_intervals",
     "correlation_pairs",
@@ -32,6 +32,7 @@ PICTURES = [
 TABLES = [
     "benefit_headline",
     "benefits",
+    "candidates",
     "cells",
     "correlations",
     "correlations_main",
@@ -280,12 +281,14 @@ def test_the_observations_written_have_every_column_that_the_records_name(folder
     assert list(pd.read_csv(folder / "observations.csv").columns) == [*COLUMNS, "trunk", "error", "excluded"]
 
 
-def test_a_figure_of_an_earlier_report_does_not_stay(folder: Path, tmp_path: Path) -> None:
-    again = tmp_path / "report"
-    shutil.copytree(folder, again)
-    old = again / "figures" / "task_gone.png"
-    old.write_bytes(b"old")
-    write(again / "observations.csv", pd.read_csv(again / "tasks.csv"), again, title="again")
-    assert not old.exists()
-    names = {path.name for path in (folder / "figures").iterdir()} - {"gallery.png"}  # this time without one
-    assert {path.name for path in (again / "figures").iterdir()} == names
+def test_figures_and_tables_of_an_earlier_report_do_not_stay(sweep: Sweep, tasks: pd.DataFrame, tmp_path: Path) -> None:
+    write(small(sweep), tasks, tmp_path, title="first")
+    before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    for old in ("figures/task_gone.png", "gone.csv", "gone.tex"):
+        (tmp_path / old).write_bytes(b"old")
+    write(small(sweep), tasks, tmp_path, title="again")
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == before
+    (tmp_path / "mine.csv").write_bytes(b"not of a report")
+    write(small(sweep), tasks, tmp_path, title="again", keep_observations=False)
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} - before == {Path("mine.csv")}
+    assert not (tmp_path / "observations.csv").exists()
