@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -16,11 +17,12 @@ class Row:
     ours: str
     peer: str
     ratio: float
-    """Above 1: ours is better."""
+    """Above 1: ours is better. NaN where there is nothing to compare with."""
     note: str = ""
 
     def __str__(self) -> str:
-        return f"| {self.what} | {self.ours} | {self.peer} | **{self.ratio:.2f}** | {self.note} |"
+        ratio = "" if math.isnan(self.ratio) else f"**{self.ratio:.2f}**"
+        return f"| {self.what} | {self.ours} | {self.peer} | {ratio} | {self.note} |"
 
 
 Benchmark = Callable[[], Iterator[Row]]
