@@ -39,12 +39,13 @@ def write(
 ) -> Path:
     """The page's path. `benefit`: which definition is correlated, a key of `analysis.benefit.DEFINITIONS`.
 
-    Without `keep_observations` the table of observations is not copied beside the report, for data that may not be
-    passed on. Raises ValueError for a table that is no observation table, before anything is written.
+    Without `keep_observations` the table of observations is not copied beside the report, nor are its numbers told by
+    figures, for data that may not be passed on. Raises ValueError for a table that is no observation table, before
+    anything is written.
     """
     of = study(observations, tasks, benefit=benefit)
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    pen = Pen(folder=out / "figures")
+    pen = Pen(folder=out / "figures", values=keep_observations)
     pairs = answers.paired(of.fitted, of.references)
     ahead, contests, splits = forecasts.forecasts(of), comparing.contests(of.means), frontiers.splits(of)
     best = mixtures.best_mixtures(of)

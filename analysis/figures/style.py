@@ -173,22 +173,23 @@ def hover(axes: Axes, x: Iterable[float], y: Iterable[float], words: Iterable[st
         mark.set_urls([f"{TIP}{said}" for said, is_there in zip(words, there, strict=True) if is_there])
 
 
-def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+def save(figure: Figure, folder: Path, name: str, *, values: bool = True) -> tuple[Path, Path]:
     """Writes PNG, SVG and PDF, each beside and then renamed; returns the paths of the first two.
 
-    The same figure gives the same bytes. `name` may be any text; the file's name is made safe.
+    The same figure gives the same bytes. `values`: whether the SVG holds what `hover` says of its points. `name` may be
+    any text; the file's name is made safe.
     """
     name = file_name(name)
     marks = [mark for mark in figure.findobj(PathCollection) if str(mark.get_urls()[0]).startswith(TIP)]
     for kind, metadata in UNDATED.items():
         path, beside = folder / f"{name}.{kind}", folder / f".{name}.{kind}"
         for mark in marks:
-            mark.set_visible(kind == "svg")
+            mark.set_visible(kind == "svg" and values)
         with styled(), warnings.catch_warnings():  # some settings are read when the file is written
             # a browser has the letters of an SVG that this font lacks; PNG and PDF show boxes
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
             figure.savefig(beside, format=kind, dpi=200, metadata=dict[str, Any](metadata))
-        if kind == "svg" and marks:
+        if kind == "svg" and marks and values:
             text = beside.read_text(encoding="utf-8")
             beside.write_text(
                 WORDS.sub(r'<g class="tip" pointer-events="all"><title>\2</title>\3</g>', text), encoding="utf-8"

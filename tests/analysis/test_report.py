@@ -289,6 +289,8 @@ def test_figures_and_tables_of_an_earlier_report_do_not_stay(sweep: Sweep, tasks
     write(small(sweep), tasks, tmp_path, title="again")
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == before
     (tmp_path / "mine.csv").write_bytes(b"not of a report")
+    assert "<title>" in (tmp_path / "figures" / "error_n_params.svg").read_text()
     write(small(sweep), tasks, tmp_path, title="again", keep_observations=False)
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} - before == {Path("mine.csv")}
     assert not (tmp_path / "observations.csv").exists()
+    assert "<title>" not in (tmp_path / "figures" / "error_n_params.svg").read_text()  # no value to hover for
