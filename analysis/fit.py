@@ -170,8 +170,9 @@ def _failed(law: Law, points: Points, objective: Objective, status: Status, reas
 
 
 def _search(law: Law, points: Points, objective: Objective, low: Vector, high: Vector) -> Solutions:
-    starts = np.clip(law.starts(points.x, points.y), low, high)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):  # a start that is no number is none
+        starts = np.clip(law.starts(points.x, points.y), low, high)
+        starts = starts[np.isfinite(starts).all(axis=1)]
         values = objective.values(law.evaluate(points.x, starts)[0], points.y, points.weights)
     best = starts[np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")[:TRIED]]
 
@@ -225,7 +226,8 @@ def _judged(law: Law, points: Points, theta: Vector, low: Vector, high: Vector) 
     stuck = []
     for parameter, value, bottom, top in zip(law.parameters, theta, low, high, strict=True):
         for bound, side in ((bottom, "lower"), (top, "upper")):
-            if np.isfinite(bound) and abs(value - bound) <= AT_BOUND * max(1.0, abs(bound)):
+            width = min(1.0, top - bottom) if np.isfinite(top - bottom) else 1.0
+            if np.isfinite(bound) and abs(value - bound) <= AT_BOUND * width * max(1.0, abs(bound)):
                 stuck.append(f"{parameter.name} stands at its {side} bound, {parameter.natural(np.asarray(bound)):.3g}")
     if stuck:
         return Status.AT_BOUND, "; ".join(stuck) + ": the data do not determine it"

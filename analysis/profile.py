@@ -58,18 +58,19 @@ def log_curve(law: Law, x: Matrix) -> Scalars:
     return Scalars(evaluate=lambda thetas: law.evaluate(x, thetas), caps=np.ones(len(x)))
 
 
-def plain_curve(law: Law, x: Matrix) -> Scalars:
-    """y itself at x (K, k)."""
-    rows = natural(law)
+def plain_curve(law: Law, x: Matrix, scale: float) -> Scalars:
+    """y / scale at x (K, k)."""
+    rows = natural(law, scale)
     return Scalars(evaluate=lambda thetas: rows(x, thetas), caps=np.full(len(x), np.inf))
 
 
-def natural(law: Law) -> Evaluate:
-    """The law's y and its gradient, where residuals are no logarithms."""
+def natural(law: Law, scale: float) -> Evaluate:
+    """The law's y / scale and its gradient, where residuals are no logarithms."""
+    shift = np.log(scale)
 
     def evaluate(x: Matrix, thetas: Matrix) -> tuple[Matrix, Stack]:
         curves, gradient = law.evaluate(x, thetas)
-        plain = np.exp(np.minimum(curves, LARGEST_LOG))
+        plain = np.exp(np.minimum(curves - shift, LARGEST_LOG))
         return plain, gradient * plain[..., None]
 
     return evaluate

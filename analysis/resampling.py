@@ -66,10 +66,9 @@ def identified(found: Fit, weights: Matrix) -> Mask:
     """
     points, p = found.points, len(found.theta)
     _, cell = np.unique(points.x, axis=0, return_inverse=True)
-    cell = cell.ravel()
-    holds = np.zeros((len(cell), cell.max() + 1))
-    holds[np.arange(len(cell)), cell] = 1
-    enough = (((weights > 0) @ holds) > 0).sum(axis=1) > p
+    order = np.argsort(cell.ravel(), kind="stable")
+    first = np.flatnonzero(np.diff(cell.ravel()[order], prepend=-1))
+    enough = np.array([np.logical_or.reduceat(one[order] > 0, first).sum() > p for one in weights], dtype=bool)
     jacobian = found.law.log_gradient(points.x, found.theta) * np.sqrt(points.weights)[:, None]
     length = np.linalg.norm(jacobian, axis=0)
     jacobian = jacobian[:, length > FLAT * length.max()] / length[length > FLAT * length.max()]
@@ -103,10 +102,10 @@ def corrected_residuals(found: Fit, index: Index, n_clusters: int) -> Vector:
     root = np.sqrt(points.weights)
     left = orthonormal(found, found.objective)
     corrected = np.zeros_like(residuals)
-    for g in range(n_clusters):
-        rows = index == g
+    order = np.argsort(index, kind="stable")[(index < 0).sum() :]
+    for rows in np.split(order, np.flatnonzero(np.diff(index[order])) + 1):
         # eigenvectors with leverage one carry no residual at all: nothing is left there to scale up
-        values, vectors = np.linalg.eigh(np.eye(rows.sum()) - left[rows] @ left[rows].T)
+        values, vectors = np.linalg.eigh(np.eye(len(rows)) - left[rows] @ left[rows].T)
         scale = np.where(values > 1e-8, 1 / np.sqrt(np.maximum(values, 1e-8)), 0.0)
         corrected[rows] = vectors @ (scale * (vectors.T @ (root[rows] * residuals[rows]))) / root[rows]
     return corrected

@@ -36,6 +36,8 @@ MOST_BEND = 0.4
 """Largest correction for curvature, relative to the step, that is believed."""
 MOST_UNSEEN = 6
 """Such steps after which a member stands as near its optimum as numbers can tell."""
+MANY_STEPS, STANDS = 50, 1e-9
+"""A relative decrease by so many steps that is none."""
 MOST_DAMPING = 1e16
 """At it a member stands where no step however short makes progress: a stationary point, to rounding."""
 CHUNK = 1 << 17
@@ -120,18 +122,24 @@ class _Members:
         objective: Objective,
         enough: float,
     ) -> None:
-        self.evaluate, self.x, self.objective, self.enough = evaluate, x, objective, enough
+        self.evaluate, self.x, self.enough = evaluate, x, enough
         n, n_points = len(starts), len(x)
-        self.measured = np.log(targets) if objective.logs else targets
-        self.measured = np.broadcast_to(self.measured, (n, n_points))
+        # plain residuals in units of y's own size, so that no unit of y makes squares vanish
+        self.ln_scale = 0.0 if objective.logs else float(np.log(targets).mean())
+        self.objective = objective if objective.delta is None else objective.with_delta(self._per(objective.delta))
+        measured = np.log(targets) if objective.logs else np.exp(np.log(targets) - self.ln_scale)
+        self.measured = np.broadcast_to(measured, (n, n_points))
         self.weights = np.broadcast_to(weights, (n, n_points))
         self.low, self.high = low, high
+        span = np.where(np.isfinite(high - low), high - low, 1.0)
+        self.unit = np.where(span > 0, np.minimum(span, 1.0), 1.0)  # of parameters that are all small
         self.thetas = np.clip(starts, low, high)
         self.residuals, self.jacobians = self._look(self.thetas, self.measured)
         self.values = self._value(self.residuals, self.weights)
         self.damping = np.full(n, 1e-3)
         self.near = np.zeros(n, bool)
         self.unseen = np.zeros(n, np.int64)
+        self.n_steps, self.before = 0, self.values.copy()
         self.ids = np.arange(n)
         self.done = Solutions(thetas=self.thetas.copy(), values=self.values.copy(), converged=np.zeros(n, bool))
 
@@ -139,8 +147,12 @@ class _Members:
         curves, jacobians = self.evaluate(self.x, thetas)
         if self.objective.logs:
             return curves - measured, jacobians
-        predicted = np.exp(np.minimum(curves, LARGEST_LOG))
+        predicted = np.exp(np.minimum(curves - self.ln_scale, LARGEST_LOG))
         return predicted - measured, jacobians * predicted[..., None]
+
+    def _per(self, size: float) -> float:
+        """A residual in the solver's unit."""
+        return float(np.exp(np.log(size) - self.ln_scale))
 
     def _value(self, residuals: Matrix, weights: Matrix) -> Vector:
         return np.einsum("bn,bn->b", weights, self.objective.losses(residuals))
@@ -151,7 +163,8 @@ class _Members:
                 break
             self._step()
         self._store(np.ones(len(self.ids), bool), converged=False)
-        return self.done
+        values = self.done.values * np.exp(2 * self.ln_scale)
+        return Solutions(thetas=self.done.thetas, values=values, converged=self.done.converged)
 
     def _store(self, which: Mask, *, converged: bool) -> None:
         ids = self.ids[which]
@@ -178,7 +191,7 @@ class _Members:
         unseen = (promised < UNSEEN * size) & (np.abs(values - self.values) <= 10 * UNSEEN * size)
         self.unseen += unseen
         better = np.isfinite(values) & ((values <= self.values + ROUNDING * size) | unseen)
-        small = (np.abs(step) <= STEP * np.maximum(1.0, np.abs(tried))).all(axis=1)
+        small = (np.abs(step) <= STEP * self.unit * np.maximum(1.0, np.abs(tried))).all(axis=1)
         fell = (self.values - values) / np.maximum(self.values, np.finfo(float).tiny)
         self.near = np.where(better, fell < NEAR, self.near)
         self.damping = np.where(better, np.maximum(self.damping * 0.1, 1e-15), self.damping * 6)
@@ -190,15 +203,25 @@ class _Members:
         # a short step by heavy damping proves nothing
         arrived = (better & small & (self.damping < 1e-2)) | (self.values == 0)
         arrived |= better & (fell < self.enough) & (promised < self.enough * size) & (self.damping < 1e-2)
+        arrived |= self._stands()
         arrived |= (self.unseen >= MOST_UNSEEN) | (~better & (self.damping > MOST_DAMPING))
         if arrived.any():
             self._store(arrived, converged=True)
             self._keep(~arrived)
 
+    def _stands(self) -> Mask:
+        """Members that many steps have not brought on: a flat valley, whose status is for the fit to say."""
+        self.n_steps += 1
+        if self.n_steps % MANY_STEPS:
+            return np.zeros(len(self.ids), bool)
+        stands = self.before - self.values <= STANDS * np.abs(self.values)
+        self.before = self.values.copy()
+        return stands
+
     def _keep(self, which: Mask) -> None:
-        for name in ("ids", "measured", "weights", "low", "high", "thetas", "residuals"):
+        for name in ("ids", "measured", "weights", "low", "high", "unit", "thetas", "residuals"):
             setattr(self, name, getattr(self, name)[which])
-        for name in ("jacobians", "values", "damping", "near", "unseen"):
+        for name in ("jacobians", "values", "damping", "near", "unseen", "before"):
             setattr(self, name, getattr(self, name)[which])
 
     def _majorising(self, pull: Matrix) -> Matrix:
@@ -264,5 +287,8 @@ def _solve(hessian: Stack, majoriser: Stack, gradient: Matrix, damping: Vector, 
     scaled = hessian * scale[:, :, None] * scale[:, None, :] + (damping[:, None, None] + 1e-15) * np.eye(p)
     free = _identity_where(scaled, fixed)
     right = np.where(fixed, 0.0, -gradient * scale)
-    step = np.linalg.solve(free, right[..., None])[..., 0] * scale
+    try:
+        step = np.linalg.solve(free, right[..., None])[..., 0] * scale
+    except np.linalg.LinAlgError:  # one singular member would take all others down with it
+        step = (np.linalg.pinv(free, hermitian=True) @ right[..., None])[..., 0] * scale
     return np.where(np.isfinite(step), step, 0.0)

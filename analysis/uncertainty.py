@@ -32,6 +32,10 @@ MANY, MANY_EACH = 20, 6
 holds for noise that differs from size to size, too, where methods that take it as equal were seen to cover 77 %."""
 DROPPED = 0.5
 """Share of resamples that may fail; above it the others are a selection and there is no interval."""
+AT_ONCE = 2000
+"""Predictions made at a time: a thousand draws of so many are 100 MB."""
+FEWEST_DRAWS = 40
+"""Resamples without which the outer 2.5 % are no draw's."""
 NORMAL = float(stats.norm.ppf(0.975))
 
 
@@ -84,7 +88,9 @@ def uncertainty(
         )
     if chosen == "bootstrap" and n_clusters < MANY:
         notes.append(f"{n_clusters} clusters are few for a bootstrap of cases (from {MANY} on it covers as stated)")
-    if n_dropped > DROPPED * n:
+    if 0 < len(draws) < FEWEST_DRAWS:
+        notes.append(f"{len(draws)} resamples are too few for an interval; {FEWEST_DRAWS} are needed, 1,000 usual")
+    if n_dropped > DROPPED * n or len(draws) < FEWEST_DRAWS:
         draws = _none(found)
     return Uncertainty(fit=found, method=chosen, level=level, free=free, draws=draws, scales=scales, notes=tuple(notes))
 
@@ -114,7 +120,7 @@ def _linear(found: Fit) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cells:
-    """Runs of equal inputs and one cluster as one point each, in the objective's unit."""
+    """Runs of equal inputs and one cluster as one point each: ln y, or y / scale, as the objective has it."""
 
     x: Matrix
     measured: Vector
@@ -124,11 +130,14 @@ class _Cells:
     """Variance of a run of weight 1 about its cell; 0 where no cell has two."""
     repeats: int
     """Degrees of freedom of `within`."""
+    scale: float
+    """The geometric mean of y where residuals are no logarithms, so that y's unit changes nothing; else 1."""
 
 
 def _cells(found: Fit) -> _Cells:
     points = found.points.chosen(found.points.weights > 0)
-    measured = np.log(points.y) if found.objective.logs else points.y
+    scale = 1.0 if found.objective.logs else float(np.exp(np.log(points.y).mean()))
+    measured = np.log(points.y) if found.objective.logs else points.y / scale
     keys = np.column_stack([points.clusters, points.x])
     _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     index = index.ravel()
@@ -136,7 +145,14 @@ def _cells(found: Fit) -> _Cells:
     means = np.bincount(index, points.weights * measured) / total
     spread = float((points.weights * (measured - means[index]) ** 2).sum())
     repeats = len(points) - len(first)
-    return _Cells(x=points.x[first], measured=means, weights=total, within=spread / max(repeats, 1), repeats=repeats)
+    return _Cells(
+        x=points.x[first],
+        measured=means,
+        weights=total,
+        within=spread / max(repeats, 1),
+        repeats=repeats,
+        scale=scale,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +222,7 @@ class Uncertainty:
         found, cells = self.fit, _cells(self.fit)
         low, high = found.law.bounds(found.points.x, found.points.y)
         return profile.Rows(
-            evaluate=found.law.evaluate if found.objective.logs else profile.natural(found.law),
+            evaluate=found.law.evaluate if found.objective.logs else profile.natural(found.law, cells.scale),
             x=cells.x,
             measured=cells.measured[None],
             weights=cells.weights[None],
@@ -295,6 +311,9 @@ class Uncertainty:
         nothing = np.full(len(x), np.nan)
         if not self.fit.status.usable:
             return Band(nothing, nothing, nothing)
+        if len(x) > AT_ONCE:
+            parts = [self._band(x[i : i + AT_ONCE], new=new) for i in range(0, len(x), AT_ONCE)]
+            return Band(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         law, value = self.fit.law, self.fit.predict(x)
         logs = self.fit.objective.logs or not new
         if self._resampled:
@@ -303,9 +322,10 @@ class Uncertainty:
                 drawn, middle = np.exp(drawn), value
             low, high = self._stretched(middle, drawn + self._scatter(drawn.shape) if new else drawn)
         else:
-            scalars = profile.log_curve(law, x) if logs else profile.plain_curve(law, x)
+            scale = _cells(self.fit).scale
+            scalars = profile.log_curve(law, x) if logs else profile.plain_curve(law, x, scale)
             ends = self._ends(scalars, new=new)
-            low, high = ends.low[0], ends.high[0]
+            low, high = (end[0] if logs else scale * end[0] for end in (ends.low, ends.high))
         if logs:
             with np.errstate(over="ignore"):  # few points may leave the curve unknown by more than numbers can say
                 low, high = np.exp(low), np.exp(high)
@@ -323,7 +343,7 @@ class Uncertainty:
             t, variance = np.array([self._t]), np.array([self._variance])
             return profile.interval_ends(self._rows, scalars, t, variance, variance / self._one_run if new else None)
         half = self._t * np.sqrt(self._errors(scalars) ** 2 + (self._one_run if new else 0.0))
-        if self.method == "delta" and self.fit.status is Status.AT_BOUND:
+        if self.fit.status is not Status.CONVERGED:  # what is not determined has no error, rather than none
             half = np.full_like(half, np.nan)
         value = scalars.evaluate(self.fit.theta[None])[0]
         shut = np.zeros(value.shape, bool)

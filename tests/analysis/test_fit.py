@@ -159,3 +159,29 @@ def test_no_floor_and_exponent_of_a_grid_fit_better_than_the_optimum_found() -> 
         grid = float((residual**2).sum(axis=-1).min()) / 2
         assert found.value <= grid
         assert found.value > 0.8 * grid  # and the grid is fine enough to have found it
+
+
+def test_plain_squares_of_tiny_numbers_do_not_vanish() -> None:
+    y = 0.3 * X**-0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(6))
+    tiny = fit(POWER, points(X, 1e-200 * y), objective=SQUARED)
+    assert tiny.parameters["b"] == pytest.approx(fit(POWER, points(X, y), objective=SQUARED).parameters["b"], rel=1e-8)
+
+
+def test_starts_that_stop_early_at_a_plateau_do_not_push_out_better_ones() -> None:
+    law = LAWS["sigmoid"]
+    truth = law.theta(law.example)
+    y = law.predict(law.example_x, truth)
+    noisy = y * np.exp(0.02 * np.random.default_rng(2).standard_normal(len(y)))
+    found = fit(law, points(law.example_x, noisy), objective=LOG_HUBER)
+    at_truth = LOG_HUBER.values(law.evaluate(law.example_x, truth[None])[0], noisy, np.ones(len(y)))[0]
+    assert found.value <= at_truth
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_a_unit_in_which_a_parameter_is_tiny_puts_nothing_at_a_bound(unit: float) -> None:
+    law = LAWS["sigmoid"]
+    y = law.predict(law.example_x, law.theta(law.example))
+    y = y * np.exp(0.002 * np.random.default_rng(1).standard_normal(len(y)))
+    plain, other = (fit(law, points(u * law.example_x, y)) for u in (1.0, unit))
+    assert other.status is plain.status
+    assert other.value == pytest.approx(plain.value, rel=1e-6)

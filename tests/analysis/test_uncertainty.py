@@ -222,3 +222,30 @@ def test_many_sizes_are_covered_though_noise_differs_from_size_to_size() -> None
         n += bool(band.low[0] <= truth <= band.high[0])
     # the .1 % quantile of binomial(200, .93)
     assert n >= 173
+
+
+@pytest.mark.parametrize("name", ["power", "saturating"])
+@pytest.mark.parametrize("unit", [1e-12, 1e-4, 1e5, 1e9])
+def test_the_unit_of_y_does_not_touch_intervals_of_plain_residuals(name: str, unit: float) -> None:
+    law, x = LAWS[name], np.geomspace(1e4, 1e8, 10)
+    y = (2 * x**-0.2 + 0.1) * np.exp(0.02 * np.random.default_rng(0).standard_normal(10))
+    mine, other = (uncertainty(fit(law, points(x, u * y), objective=SQUARED)) for u in (1.0, unit))
+    a, b = mine.parameters()["b"], other.parameters()["b"]
+    assert (b.value, b.low, b.high) == pytest.approx((a.value, a.low, a.high), rel=1e-4)
+    far = np.array([1e9])
+    for one, two in ((mine.curve(far), other.curve(far)), (mine.new_runs(far), other.new_runs(far))):
+        assert np.ravel(two) == pytest.approx(unit * np.ravel(one), rel=1e-4)
+
+
+def test_a_handful_of_resamples_is_no_interval() -> None:
+    x = np.geomspace(1e4, 1e8, 40)
+    y = 2 * x**-0.2 * np.exp(0.02 * np.random.default_rng(0).standard_normal(40))
+    few = uncertainty(fit(LAWS["power"], points(x, y)), method="bootstrap", n=10)
+    assert np.isnan(few.parameters()["b"].low)
+    assert "10 resamples are too few for an interval; 40 are needed, 1,000 usual" in few.warnings
+
+
+def test_parameters_that_nothing_determines_have_no_interval_of_no_width() -> None:
+    x = np.geomspace(1e4, 1e8, 8)
+    found = uncertainty(fit(LAWS["saturating"], points(x, np.full(8, 0.1)))).parameters()
+    assert all(np.isnan(estimate.low) for estimate in found.values())
