@@ -81,9 +81,17 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:
     _add_table(parser)
-    parser.add_argument("--law", required=True, help="a law's name (an unknown one lists them), or auto")
+    parser.add_argument("--law", default="auto", help="a law's name (an unknown one lists them), or auto (default)")
     parser.add_argument("--x", default="", metavar="COL", help="the input of a law of one input")
     parser.add_argument("--train", default="", metavar="WHICH", help=f"rows to fit, {EXPRESSION}; others are held out")
+    parser.add_argument("--across", default="", metavar="COL", help="one law over the categories of a column")
+    parser.add_argument(
+        "--shared", action="append", default=[], metavar="P,...", help="parameters all categories share"
+    )
+    parser.add_argument("--separate", action="append", default=[], metavar="P,...", help="parameters of each its own")
+    parser.add_argument(
+        "--at", type=float, metavar="X", help="size at which categories are compared (default: 10 times)"
+    )
     parser.add_argument("--predict", type=Path, metavar="TABLE2", help="a table of rows to predict")
 
 
@@ -127,10 +135,16 @@ def _integers(text: str) -> tuple[int, ...]:
 
 def fit(options: argparse.Namespace) -> int:
     def document() -> Document:
+        from analysis.categories import Across
         from analysis.fitting import Ask, fit_document
 
-        question = _question(options, x=options.x, train=options.train)
-        return fit_document(Ask(question=question, law=options.law, how=_how(options), predict=options.predict))
+        question = _question(options, x=options.x, train=options.train, across=options.across)
+        of = Across(
+            column=options.across, shared=_columns(options.shared), separate=_columns(options.separate), at=options.at
+        )
+        return fit_document(
+            Ask(question=question, law=options.law, how=_how(options), predict=options.predict, across=of)
+        )
 
     return _answer(document, options)
 

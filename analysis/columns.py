@@ -13,8 +13,10 @@ from analysis.cells import numbers
 from analysis.mapping import Source
 from analysis.points import Index, Matrix, Vector
 from analysis.problems import InputError
-from analysis.table import INPUTS, Table
+from analysis.table import INPUTS, SHARE, Table
 
+ROUNDED = 0.02
+"""Relative departure of a row's shares from their usual sum that is taken for rounding."""
 MOST_NAMED = 5
 """Rows that a message names."""
 
@@ -112,6 +114,31 @@ def _only_input(mapped: dict[str, Source], columns: list[str], notes: list[str],
         f"{where}: --x: the law {law} has one input and {which}; say which with"
         f" --x COLUMN; columns: {', '.join(columns)}"
     )
+
+
+def shares_of(inputs: Sequence[str]) -> Index:
+    """Places of the shares of modalities among the inputs."""
+    return np.array([i for i, name in enumerate(inputs) if name.startswith(SHARE)], np.int64)
+
+
+def usual_sum(x: Matrix, shares: Index, taken: NDArray[np.bool_]) -> float:
+    """What the shares of most rows add up to: 1, 100, or a total of images; 1 where no row has all of them."""
+    sums = x[np.ix_(taken, shares)].sum(axis=1)
+    sums = sums[np.isfinite(sums) & (sums > 0)]
+    if not len(sums):
+        return 1.0
+    middle = float(np.median(sums))
+    near = [whole for whole in (1.0, 100.0) if abs(middle / whole - 1) <= ROUNDED]
+    return near[0] if near else middle
+
+
+def divide_shares(x: Matrix, shares: Index, whole: float) -> NDArray[np.bool_]:
+    """In place: shares that add up to 1 exactly. Returns (n,) the rows, left as they are, that do not add up."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        sums = x[:, shares].sum(axis=1)
+        adds_up = np.abs(sums / whole - 1) <= ROUNDED
+    x[np.ix_(adds_up, shares)] /= sums[adds_up, None]
+    return np.asarray(~adds_up & np.isfinite(sums))
 
 
 def source_name(name: str, sources: dict[str, Source]) -> str:

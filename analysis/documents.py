@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from analysis.columns import shares_of
 from analysis.fit import Fit
-from analysis.points import Matrix, Points, Vector
+from analysis.points import Index, Matrix, Points, Vector
 from analysis.sheet import Fate, Group
 from analysis.uncertainty import Band, Estimate, Uncertainty
 from analysis.wanted import Wanted
@@ -128,28 +129,42 @@ def predictions(bands: Bands | None, wanted: Wanted, fitted: Points, failed: str
 
     low, high: of the curve there; `new_run`: where the result of one more run would lie.
     """
-    x, y = wanted.x, wanted.y
+    x, y, sizes = wanted.x, wanted.y, _sizes(wanted)
     value, low, high, new_low, new_high = np.full((5, len(x)), np.nan)
     good = np.array([not reason for reason in wanted.unfit], bool) & (bands is not None)
-    largest = fitted.x.max(axis=0) if len(fitted) else np.ones(len(wanted.inputs))
     if bands and good.any():
         value[good], low[good], high[good] = bands.curve(x[good])
         _, new_low[good], new_high[good] = bands.new_runs(x[good])
     return [
         {
             "row": row,
-            "inputs": {name: number(x[i, j]) for j, name in enumerate(wanted.inputs)},
+            "inputs": {
+                **{name: number(x[i, j]) for j, name in enumerate(wanted.inputs)},
+                **({wanted.across: wanted.categories[i]} if wanted.across else {}),
+            },
             "observed": number(y[i]),
             "value": number(value[i]),
             "low": number(low[i]),
             "high": number(high[i]),
             "new_run": {"low": number(new_low[i]), "high": number(new_high[i])},
-            "times_largest_fitted": number(float(np.max(x[i] / largest))) if good[i] else None,
+            "times_largest_fitted": number(_times(x[i], fitted.x, sizes, wanted)) if good[i] else None,
             "status": _predicted(bool(good[i]), value[i], low[i], high[i]),
             "reason": wanted.unfit[i] or failed,
         }
         for i, row in enumerate(wanted.numbers)
     ]
+
+
+def _sizes(wanted: Wanted) -> Index:
+    """Places of the inputs that may be larger than what was fitted: all but shares."""
+    shares = set(shares_of(wanted.inputs))
+    return np.array([j for j in range(len(wanted.inputs)) if j not in shares], np.int64)
+
+
+def _times(x: Vector, fitted: Matrix, sizes: Index, wanted: Wanted) -> float:
+    """x over the largest fitted of its category."""
+    alike = fitted[fitted[:, -1] == x[-1]] if wanted.across else fitted
+    return float(np.max(x[sizes] / alike[:, sizes].max(axis=0)))
 
 
 def _predicted(good: bool, value: float, low: float, high: float) -> str:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import cast
 
 import numpy as np
 
-from analysis import documents
+from analysis import categories, documents
+from analysis.categories import Across
 from analysis.documents import Bands, Document
 from analysis.fit import Fit, Status, fit
 from analysis.how import How
-from analysis.laws import ALIASES, LAWS
+from analysis.laws import ALIASES, FAMILIES, LAWS
+from analysis.laws.across import across
 from analysis.laws.law import Law
-from analysis.points import Points
+from analysis.points import Points, Vector
 from analysis.problems import InputError, unknown
 from analysis.select import Candidate, Selection, select, sizes_laws
 from analysis.sheet import Group, Sheet, groups, sheet
-from analysis.table import INPUTS, Question, Table, open_table
+from analysis.table import INPUTS, SHARE, Question, Table, open_table
 from analysis.uncertainty import Method, Uncertainty, uncertainty
 from analysis.wanted import Wanted, held_out, key_of, read_wanted, unmatched
 
@@ -42,14 +44,14 @@ class Ask:
     how: How
     predict: Path | None = None
     """A table with the same columns, or with our names, whose rows are to be predicted."""
+    across: Across = field(default_factory=Across)
+    """Its column is the question's."""
 
 
 def fit_document(ask: Ask) -> Document:
     """Raises InputError with everything that is wrong with the question; what the data cannot answer is a status."""
     started = perf_counter()
-    problems = list(ask.how.problems)
-    if ask.law != AUTO and ask.law not in LAWS and ask.law not in ALIASES:
-        problems.append(f"--law: {unknown('law', ask.law, (*LAWS, *ALIASES, AUTO))}")
+    problems = [*ask.how.problems, *ask.across.problems, *_law_problems(ask)]
     try:
         table = open_table(ask.question, inputs=[name for law in LAWS.values() for name in law.inputs])
     except InputError as error:
@@ -57,6 +59,8 @@ def fit_document(ask: Ask) -> Document:
     if problems:
         raise InputError(problems)
     laws = _laws(ask, table)
+    if ask.law in FAMILIES and (problems := ask.across.problems_with(laws[0])):
+        raise InputError(problems)
     numbers = sheet(table, laws[0].inputs, relative=ask.how.relative, law=ask.law, may_be_zero=laws[0].may_be_zero)
     found = groups(table, numbers)
     wanted = read_wanted(ask.predict, table, numbers, laws[0]) if ask.predict else None
@@ -80,10 +84,35 @@ def fit_document(ask: Ask) -> Document:
     }
 
 
+def _law_problems(ask: Ask) -> list[str]:
+    """Of its name, and of parameters that it does not have."""
+    said = ask.across.shared or ask.across.separate
+    if ask.law == AUTO:
+        return ["--shared, --separate: parameters of which law? name it with --law"] if said else []
+    if ask.law in FAMILIES:
+        return []  # its parameters are those of the table
+    if ask.law not in LAWS and ask.law not in ALIASES:
+        return [f"--law: {unknown('law', ask.law, (*LAWS, *ALIASES, *FAMILIES, AUTO))}"]
+    return ask.across.problems_with(LAWS[ALIASES.get(ask.law, ask.law)])
+
+
+def _of_shares(ask: Ask, table: Table) -> Law:
+    """The law of the modalities that the table has shares of."""
+    named = [name for name in table.mapped if name.startswith(SHARE)]
+    named = named or [name for name in table.rows.columns if name.startswith(SHARE)]
+    modalities = tuple(name.removeprefix(SHARE) for name in named)
+    if len(modalities) < 2:
+        raise InputError(
+            f"{table.question.path}: --map: the law {ask.law} needs the shares of two modalities or more; "
+            f"add {SHARE}ct=COLUMN,{SHARE}mr=COLUMN, whatever they are called; columns: {', '.join(table.rows.columns)}"
+        )
+    return FAMILIES[ask.law](modalities)
+
+
 def _laws(ask: Ask, table: Table) -> Sequence[Law]:
     """The law asked for, or all that the table's inputs allow: of both sizes where both are there, else of one."""
     if ask.law != AUTO:
-        law = LAWS[ALIASES.get(ask.law, ask.law)]
+        law = _of_shares(ask, table) if ask.law in FAMILIES else LAWS[ALIASES.get(ask.law, ask.law)]
         if ask.question.x and "x" not in law.inputs:
             raise InputError(f"--x: the law {law.name} has the inputs {', '.join(law.inputs)}; map them with --map")
         return (law,)
@@ -100,6 +129,7 @@ def _settings(ask: Ask, table: Table, numbers: Sheet) -> Document:
         "inputs": {name: str(numbers.sources[name]) for name in numbers.sources},
         "target": {"name": table.target, "column": str(table.mapped[table.target])},
         "by": list(question.by),
+        "across": question.across or None,
         "train": question.train or None,
         "exclude": question.exclude or None,
         "objective": ask.how.objective,
@@ -129,19 +159,30 @@ def _answered(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None
 
 
 def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) -> Document:
-    chosen = None
+    chosen, base, given = None, laws[0], group.fitted
+    names = group.categories
     if ask.law == AUTO:
-        chosen = select(group.fitted, laws, objective=ask.how.measure)
+        whole = {law.name: law for law in laws}
+        all_own = [across(law, names, law.names) for law in laws] if names else laws
+        chosen = select(given, all_own, objective=ask.how.measure, scale=_scale(given, base))
         found = (chosen.winner or chosen.candidates[0]).fit
-    else:
-        found = fit(laws[0], group.fitted, objective=ask.how.measure)
+        base, given = whole[found.law.name], found.points
+    if names:
+        patterns = categories.tried(base, names, given, ask.across)
+        law = across(base, names, ask.across.separated(base, patterns))
+        found = fit(law, given, objective=ask.how.measure)
+    elif not chosen:
+        found = fit(base, given, objective=ask.how.measure)
     law = found.law
     bounds = _bounds(found, ask) if found.status.usable else None
-    bands: Bands | None = chosen if chosen and chosen.winner else bounds
+    choice = chosen if chosen and chosen.winner and not names else None
+    bands: Bands | None = choice or bounds
     failed = "" if bounds else f"no fit: {found.reason}"
-    others = held_out(group, law.inputs)
+    others = held_out(group, base.inputs, ask.question.across)
+    unseen = group.held_out.chosen(group.held_out.x[:, -1] > 0) if names else group.held_out
+    wanted = wanted.placed(group) if wanted else None
     warnings = list(bounds.warnings) if bounds else []
-    if chosen and ask.how.level != 0.95:
+    if choice and ask.how.level != 0.95:
         warnings.append("predictions of a choice among laws have intervals of 95 %, whatever --level says")
     if left_out := len(group.fitted) - len(found.points):
         warnings.append(f"{left_out} rows of the smallest sizes are not in the fit: without them it foretells better")
@@ -160,20 +201,28 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
         "derived": documents.derived(found, bounds),
         "fitted": _score(found, group.fitted),
         "held_out": {
-            **_score(chosen or found, group.held_out),
+            **_score(choice or found, unseen),
             "reason": failed or ("" if len(group.held_out) else "no rows are held out"),
             "predictions": documents.predictions(bands, others, group.fitted, failed),
         },
     }
     if ask.predict:
         answer["predictions"] = documents.predictions(bands, wanted, group.fitted, failed) if wanted else []
+    if names:
+        answer["across"] = categories.document(base, names, given, ask.across, patterns, level=ask.how.level)
     if chosen:
         answer["choice"] = {"reason": chosen.reason, "sizes_fitted": list(chosen.cuts)}
-        answer["candidates"] = [_candidate(one, group) for one in chosen.candidates]
+        answer["candidates"] = [_candidate(one, group, unseen) for one in chosen.candidates]
     return answer
 
 
-def _candidate(one: Candidate, group: Group) -> Document:
+def _scale(given: Points, law: Law) -> Vector:
+    """(n,) by which rows are smaller or larger: the product of the sizes; neither categories nor shares are sizes."""
+    sizes = [i for i, name in enumerate(law.inputs) if not name.startswith(SHARE)]
+    return np.asarray(np.prod(given.x[:, sizes], axis=1))
+
+
+def _candidate(one: Candidate, group: Group, unseen: Points) -> Document:
     """`score`: root mean squared log error of the larger sizes as foretold from the smaller; none of it held out."""
     return {
         "law": one.law.name,
@@ -186,13 +235,15 @@ def _candidate(one: Candidate, group: Group) -> Document:
         "reason": one.reason,
         "objective": documents.objective(one.fit),
         "parameters": {name: documents.number(value) for name, value in one.fit.parameters.items()},
-        "held_out": _score(one.fit, group.held_out),
+        "held_out": _score(one.fit, unseen),
     }
 
 
 def _broken(group: Group, law: Law, ask: Ask, wanted: Wanted | None, reason: str) -> Document:
     """The shape of an answer without a number in it."""
     nothing = {"sum": None, "mean": None}
+    others = held_out(group, law.inputs, ask.question.across)
+    wanted = wanted.placed(group) if wanted else None
     answer: Document = {
         "group": group.key,
         "law": law.name,
@@ -210,7 +261,7 @@ def _broken(group: Group, law: Law, ask: Ask, wanted: Wanted | None, reason: str
         "held_out": {
             **documents.score(group.held_out.y, None),
             "reason": reason,
-            "predictions": documents.predictions(None, held_out(group, law.inputs), group.fitted, reason),
+            "predictions": documents.predictions(None, others, group.fitted, reason),
         },
     }
     if ask.predict:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.columns import Reader, source_name, sources_of
+from analysis.columns import Reader, divide_shares, shares_of, source_name, sources_of, usual_sum
 from analysis.mapping import Source
 from analysis.points import Index, Matrix, Points, Vector, points
 from analysis.problems import InputError
@@ -31,7 +31,7 @@ class Fate:
     """Why rows are not used."""
 
     reason: str
-    """missing | not finite | not positive | excluded."""
+    """missing | not finite | not positive | shares do not add up | excluded."""
     what: str
     """The column, or the words by which the user excluded them."""
     rows: tuple[int, ...]
@@ -49,6 +49,11 @@ class Group:
     fitted_rows: tuple[int, ...]
     held_out_rows: tuple[int, ...]
     excluded: tuple[Fate, ...]
+    categories: tuple[str, ...] = ()
+    """Those that have fitted rows, where there is a column of them; the last column of x is 1 for the first of these,
+    and so on, and 0 for others of rows held out."""
+    held_out_categories: tuple[str, ...] = ()
+    """Of each row held out."""
 
     @property
     def left_out_by_user(self) -> bool:
@@ -68,6 +73,7 @@ class Sheet:
     sources: dict[str, Source]
     """Where the inputs come from; train_flops among them where one of N and D follows from it."""
     x: Matrix
+    """(n, k), without the category."""
     y: Vector
     weights: Vector
     clusters: Index | None
@@ -77,6 +83,10 @@ class Sheet:
     reasons: tuple[tuple[str, str], ...]
     """(reason, what) as in `Fate`."""
     notes: tuple[str, ...]
+    categories: tuple[str, ...] | None = None
+    """(n,) the category of each row, empty where missing; None where there is no column of them."""
+    whole: float = 1.0
+    """What the shares of a row add up to in the table."""
 
 
 def sheet(table: Table, inputs: Sequence[str], *, relative: bool, law: str, may_be_zero: Sequence[str] = ()) -> Sheet:
@@ -98,7 +108,19 @@ def sheet(table: Table, inputs: Sequence[str], *, relative: bool, law: str, may_
     tests.append((table.mapped[table.target].column if table.target not in BOUNDED else f"1 - {table.target}", y))
     if given is not None:
         tests.append(((table.weights or table.se or Source(column="")).column, given))
-    fate, reasons = _fates(table, tests)
+    taken, others = ~table.excluded, []
+    shares, whole = shares_of(inputs), 1.0
+    if len(shares):
+        whole = usual_sum(x, shares, taken)
+        names = ", ".join(source_name(inputs[i], sources) for i in shares)
+        others.append(("shares do not add up", names, divide_shares(x, shares, whole)))
+        if whole != 1:
+            notes.append(f"the shares ({names}) add up to {whole:g}: they are taken as parts of that")
+    categories = None
+    if table.question.across:
+        categories = tuple(table.rows[table.question.across].map(text_of))
+        others.append(("missing", table.question.across, np.array([not one for one in categories])))
+    fate, reasons = _fates(table, tests, others)
     weights = np.ones(len(y))
     if given is not None:
         with np.errstate(all="ignore"):
@@ -113,6 +135,8 @@ def sheet(table: Table, inputs: Sequence[str], *, relative: bool, law: str, may_
         fate=fate,
         reasons=reasons,
         notes=tuple(notes),
+        categories=categories,
+        whole=whole,
     )
 
 
@@ -132,14 +156,16 @@ def unusable(values: Vector) -> dict[str, NDArray[np.bool_]]:
         return {"not positive": ~(values > 0), "not finite": ~np.isfinite(values), "missing": np.isnan(values)}
 
 
-def _fates(table: Table, tests: list[tuple[str, Vector]]) -> tuple[Index, tuple[tuple[str, str], ...]]:
+def _fates(
+    table: Table, tests: list[tuple[str, Vector]], others: list[tuple[str, str, NDArray[np.bool_]]]
+) -> tuple[Index, tuple[tuple[str, str], ...]]:
     """Of each row the first thing that keeps it out; what a user excludes is not looked at further."""
     reasons = [("excluded", table.question.exclude)]
     fate = np.where(table.trained, FITTED, HELD_OUT).astype(np.int64)
-    for name, values in reversed(tests):
-        for reason, mask in unusable(values).items():
-            fate[mask] = 2 + len(reasons)
-            reasons.append((reason, name))
+    tested = [(reason, name, mask) for name, values in reversed(tests) for reason, mask in unusable(values).items()]
+    for reason, name, mask in [*others, *tested]:
+        fate[mask] = 2 + len(reasons)
+        reasons.append((reason, name))
     fate[table.excluded] = 2
     return fate, tuple(reasons)
 
@@ -185,19 +211,32 @@ def _group(key: dict[str, Any], index: Index, numbers_of: Sheet) -> Group:
     for which in np.unique(fate[fate > HELD_OUT]):
         reason, what = numbers_of.reasons[which - 2]
         excluded.append(Fate(reason=reason, what=what, rows=tuple((index[fate == which] + 1).tolist())))
+    all_categories, names = numbers_of.categories, tuple[str, ...]()
+    if all_categories is not None:
+        names = tuple(dict.fromkeys(all_categories[i] for i in fitted))
     return Group(
         key=key,
-        fitted=points_of(numbers_of, fitted),
-        held_out=points_of(numbers_of, held_out),
+        fitted=points_of(numbers_of, fitted, names),
+        held_out=points_of(numbers_of, held_out, names),
         fitted_rows=tuple((fitted + 1).tolist()),
         held_out_rows=tuple((held_out + 1).tolist()),
         excluded=tuple(excluded),
+        categories=names,
+        held_out_categories=() if all_categories is None else tuple(all_categories[i] for i in held_out),
     )
 
 
-def points_of(numbers_of: Sheet, index: Index) -> Points:
-    weights = numbers_of.weights[index]
+def places(categories: Iterable[str], names: Sequence[str]) -> Vector:
+    """(n,) 1 for the first of the names, and so on; 0 for any other."""
+    place = {name: i + 1.0 for i, name in enumerate(names)}
+    return np.array([place.get(one, 0.0) for one in categories])
+
+
+def points_of(numbers_of: Sheet, index: Index, names: Sequence[str]) -> Points:
+    x, weights = numbers_of.x[index], numbers_of.weights[index]
+    if numbers_of.categories is not None:  # a column of x, so that rows of two categories are never one cell
+        x = np.column_stack([x, places((numbers_of.categories[i] for i in index), names)])
     with np.errstate(all="ignore"):
         weights = weights / weights.mean() if len(weights) else weights  # the mean row weighs 1, whatever the unit
     clusters = None if numbers_of.clusters is None else numbers_of.clusters[index]
-    return points(numbers_of.x[index], numbers_of.y[index], weights=weights, clusters=clusters)
+    return points(x, numbers_of.y[index], weights=weights, clusters=clusters)

@@ -26,6 +26,8 @@ ALIASES = {"N": "n_params", "D": "n_images", "C": "train_flops", "n_tokens": "n_
 FLOPS_PER = 6.0
 """C = 6 N D of a dense transformer (Kaplan et al. 2020, section 2.1), to get D from C where only C is there."""
 CELL, ROW = "cell", "row"
+SHARE = "share_"
+"""Before a modality's name: its share of the images, an input of the mixture law."""
 T = TypeVar("T")
 
 
@@ -40,6 +42,8 @@ class Question:
     """Column of the one input."""
     by: tuple[str, ...] = ()
     """Columns whose values make the groups."""
+    across: str = ""
+    """Column whose values are categories of one law (algorithms, mixtures)."""
     train: str = ""
     """Rows to fit; the others are held out."""
     exclude: str = ""
@@ -98,6 +102,10 @@ def open_table(question: Question, *, inputs: Iterable[str] = (), wants_target: 
     if question.weights and question.se:
         problems.append("--weights, --se: both set the weights of rows; give one of them")
     problems += [f"--by: {unknown('column', name, columns)}" for name in question.by if name not in columns]
+    if question.across and question.across not in columns:
+        problems.append(f"--across: {unknown('column', question.across, columns)}")
+    if question.across in question.by:
+        problems.append(f"--across: {question.across!r} is in --by too: one value of it a group leaves none to compare")
     if question.cluster not in (CELL, ROW, *columns):
         problems.append(f"--cluster: {unknown('column', question.cluster, (CELL, ROW, *columns))}")
     excluded = problems.attempt(lambda: _chosen(question.exclude, rows, "--exclude", otherwise=False))
@@ -123,7 +131,9 @@ def _mapped(question: Question, rows: pd.DataFrame, inputs: Iterable[str]) -> di
     given = parse_mapping(question.mapping) if question.mapping.strip() else {}
     known = list(dict.fromkeys((*INPUTS, "x", *TARGETS, *inputs)))
     mapped = {ALIASES.get(name, name) if name not in known else name: found for name, found in given.items()}
-    problems = unknown_names(mapped, known) + missing(rows, mapped)
+    shares = [name for name in mapped if name.startswith(SHARE) and name != SHARE]
+    problems = unknown_names(mapped, [*known, *shares] if shares else [*known, f"{SHARE}MODALITY"])
+    problems += missing(rows, mapped)
     if len(mapped) < len(given):
         problems.append(f"--map: {', '.join(given)}: two of these names mean the same; give each once")
     if question.x:

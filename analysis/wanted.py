@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.columns import Reader
+from analysis.columns import Reader, divide_shares, shares_of
 from analysis.laws.law import Law
 from analysis.mapping import Source
 from analysis.points import Index, Matrix, Vector
 from analysis.problems import InputError, unknown
 from analysis.reading import read
-from analysis.sheet import BOUNDED, Group, Sheet, input_tests, text_of, unusable
+from analysis.sheet import BOUNDED, Group, Sheet, input_tests, places, text_of, unusable
 from analysis.table import Table
 
 
@@ -23,8 +23,9 @@ class Wanted:
     """Rows of one table."""
 
     inputs: tuple[str, ...]
+    """Without the category."""
     x: Matrix
-    """(n, k)."""
+    """(n, k), in a group (`placed`) with the category as its last column, where there is one."""
     y: Vector
     """(n,) NaN where nothing was measured."""
     unfit: tuple[str, ...]
@@ -33,6 +34,10 @@ class Wanted:
     """(n,) 1 for the first row below the header."""
     keys: tuple[tuple[str, ...], ...] | None
     """(n,) the group of each row; None: every group predicts all."""
+    across: str = ""
+    """The column of categories, if any."""
+    categories: tuple[str, ...] = ()
+    """(n,) where there are any."""
 
     def chosen(self, index: Index) -> Wanted:
         return replace(
@@ -42,7 +47,19 @@ class Wanted:
             unfit=tuple(self.unfit[i] for i in index),
             numbers=tuple(self.numbers[i] for i in index),
             keys=None if self.keys is None else tuple(self.keys[i] for i in index),
+            categories=tuple(self.categories[i] for i in index) if self.across else (),
         )
+
+    def placed(self, group: Group) -> Wanted:
+        """As the group's law has them: without rows of its own a category is not predicted."""
+        if not self.across:
+            return self
+        place = places(self.categories, group.categories)
+        said = [
+            f"{self.across}: {one!r} has no fitted row" if one else f"{self.across}: missing" for one in self.categories
+        ]
+        unfit = tuple(why or ("" if at else other) for why, at, other in zip(self.unfit, place, said, strict=True))
+        return replace(self, x=np.column_stack([self.x, place]), unfit=unfit)
 
     def by_group(self) -> dict[tuple[str, ...], Wanted]:
         places: dict[tuple[str, ...], list[int]] = {}
@@ -51,17 +68,19 @@ class Wanted:
         return {key: self.chosen(np.array(index)) for key, index in places.items()}
 
 
-def held_out(group: Group, inputs: tuple[str, ...]) -> Wanted:
+def held_out(group: Group, inputs: tuple[str, ...], across: str = "") -> Wanted:
     """A group's own rows that were not fitted."""
     points = group.held_out
     return Wanted(
         inputs=inputs,
-        x=points.x,
+        x=points.x[:, : len(inputs)],
         y=points.y,
         unfit=("",) * len(points),
         numbers=group.held_out_rows,
         keys=None,
-    )
+        across=across,
+        categories=group.held_out_categories,
+    ).placed(group)
 
 
 def key_of(group: Group) -> tuple[str, ...]:
@@ -79,6 +98,9 @@ def read_wanted(path: Path, table: Table, fitted: Sheet, law: Law) -> Wanted:
             problems.append(f"{path}: {name}: {unknown('column', source.column, rows.columns)}; or call it {name}")
         else:
             sources[name] = there
+    across = table.question.across
+    if across and across not in rows:
+        problems.append(f"{path}: no column {across!r} of --across: which category is each row of?")
     by = [name for name in table.question.by if name in rows]
     if by and len(by) < len(table.question.by):
         lacking = [name for name in table.question.by if name not in by]
@@ -94,9 +116,18 @@ def read_wanted(path: Path, table: Table, fitted: Sheet, law: Law) -> Wanted:
     for name, values in reversed(input_tests(law.inputs, sources, x, law.may_be_zero)):
         for reason, mask in unusable(values).items():
             unfit[mask] = f"{name}: {reason}"
+    if len(shares := shares_of(law.inputs)):
+        unfit[divide_shares(x, shares, fitted.whole) & (unfit == "")] = "shares do not add up"
     keys = tuple(tuple(map(text_of, row)) for row in rows[by].itertuples(index=False)) if by else None
     return Wanted(
-        inputs=law.inputs, x=x, y=y, unfit=tuple(map(str, unfit)), numbers=tuple(range(1, len(rows) + 1)), keys=keys
+        inputs=law.inputs,
+        x=x,
+        y=y,
+        unfit=tuple(map(str, unfit)),
+        numbers=tuple(range(1, len(rows) + 1)),
+        keys=keys,
+        across=across,
+        categories=tuple(rows[across].map(text_of)) if across else (),
     )
 
 

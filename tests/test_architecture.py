@@ -74,6 +74,7 @@ ROWS = {
         {"how"},
         {"wanted"},
         {"documents"},
+        {"categories"},
         {"fitting", "allocating", "relating", "plain"},
         {"cli"},
         {"__main__"},

@@ -28,13 +28,12 @@ def across(base: Law, groups: tuple[str, ...], separate: tuple[str, ...]) -> Law
         raise ValueError(f"law {base.name} has no parameter {', '.join(unknown)}; it has {', '.join(base.names)}")
     own = {name: name in separate for name in base.names}
     columns = _columns(base, own, len(groups))
-    parameters = [
-        replace(parameter, name=f"{parameter.name}[{group}]", meaning=f"{parameter.meaning}, {group}")
-        if own[parameter.name]
-        else parameter
-        for parameter in base.parameters
-        for group in (groups if own[parameter.name] else groups[:1])
-    ]
+    parameters, example = [], {}
+    for parameter in base.parameters:
+        for group in groups if own[parameter.name] else groups[:1]:
+            one = replace(parameter, name=f"{parameter.name}[{group}]", meaning=f"{parameter.meaning}, {group}")
+            parameters.append(one if own[parameter.name] else parameter)
+            example[parameters[-1].name] = base.example[parameter.name]
     example_x = np.concatenate(
         [np.column_stack([base.example_x, np.full(len(base.example_x), i + 1.0)]) for i in range(len(groups))]
     )
@@ -50,7 +49,7 @@ def across(base: Law, groups: tuple[str, ...], separate: tuple[str, ...]) -> Law
         unidentified=lambda x: _unidentified(base, groups, bool(separate), x),
         derived=_derived(base, groups, columns),
         may_be_zero=base.may_be_zero,
-        example={parameter.name: base.example[parameter.name.split("[")[0]] for parameter in parameters},
+        example=example,
         example_x=example_x,
     )
 
