@@ -152,7 +152,7 @@ def _answered(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None
                 answer = _broken(group, laws[0], ask, wanted, TOO_LARGE) | {"status": Status.NOT_FINITE.key}
             else:
                 answer = _fitted(group, laws, ask, wanted)
-        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+        except (ArithmeticError, ValueError, MemoryError, np.linalg.LinAlgError) as error:
             # whatever odd numbers make of the linear algebra: the other groups have their answers
             answer = _broken(group, laws[0], ask, wanted, f"{type(error).__name__}: {error}")
     return {**answer, "seconds": perf_counter() - started}
@@ -160,11 +160,19 @@ def _answered(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None
 
 def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) -> Document:
     chosen, base, given = None, laws[0], group.fitted
+    known: dict[int, Uncertainty] = {}
+
+    def sure(of: Fit) -> Uncertainty:
+        """Each fit's once, as resamples take longer than the fit."""
+        if id(of) not in known:
+            known[id(of)] = _bounds(of, ask)
+        return known[id(of)]
+
     names = group.categories
     if ask.law == AUTO:
         whole = {law.name: law for law in laws}
         all_own = [across(law, names, law.names) for law in laws] if names else laws
-        chosen = select(given, all_own, objective=ask.how.measure, scale=_scale(given, base))
+        chosen = select(given, all_own, objective=ask.how.measure, scale=_scale(given, base), sure=sure)
         found = (chosen.winner or chosen.candidates[0]).fit
         base, given = whole[found.law.name], found.points
     if names:
@@ -174,7 +182,7 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
     elif not chosen:
         found = fit(base, given, objective=ask.how.measure)
     law = found.law
-    bounds = _bounds(found, ask) if found.status.usable else None
+    bounds = sure(found) if found.status.usable else None
     choice = chosen if chosen and chosen.winner and not names else None
     bands: Bands | None = choice or bounds
     failed = "" if bounds else f"no fit: {found.reason}"
@@ -182,8 +190,6 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
     unseen = group.held_out.chosen(group.held_out.x[:, -1] > 0) if names else group.held_out
     wanted = wanted.placed(group) if wanted else None
     warnings = list(bounds.warnings) if bounds else []
-    if choice and ask.how.level != 0.95:
-        warnings.append("predictions of a choice among laws have intervals of 95 %, whatever --level says")
     if left_out := len(group.fitted) - len(found.points):
         warnings.append(f"{left_out} rows of the smallest sizes are not in the fit: without them it foretells better")
     answer: Document = {

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy import stats
 
 from analysis.fit import Fit, fit
 from analysis.laws import LAWS
 from analysis.laws.law import Law
 from analysis.objective import LOG_SQUARED, Objective
 from analysis.points import Index, Matrix, Points, Vector
-from analysis.uncertainty import NORMAL, Band, Uncertainty, uncertainty
+from analysis.uncertainty import Band, Uncertainty, uncertainty
 
 MOST_CUTS = 4
 LEFT_OUT = (0.0, 0.2, 0.4)
@@ -76,6 +77,8 @@ class Selection:
     """How many of the distinct sizes, smallest first, were fitted in each round."""
     reason: str
     """Why there is no winner, or why it was not chosen by extrapolation; empty otherwise."""
+    sure: Callable[[Fit], Uncertainty] = uncertainty
+    """What the intervals of a good law's fit are; all of one level."""
 
     @property
     def good(self) -> tuple[Candidate, ...]:
@@ -89,14 +92,14 @@ class Selection:
 
     @cached_property
     def _uncertainties(self) -> tuple[Uncertainty, ...]:
-        return tuple(uncertainty(c.fit) for c in self.good)
+        return tuple(self.sure(c.fit) for c in self.good)
 
     def predict(self, x: Matrix | Vector) -> Vector:
         """y (m,) at x (m, k): the good laws' geometric mean. Raises ValueError where no law could be fitted."""
         return np.exp(self._weights @ self._logs(x))
 
     def curve(self, x: Matrix | Vector) -> Band:
-        """The prediction with its 95 % interval: what each good law leaves open, and what they disagree on."""
+        """The prediction with its interval: what each good law leaves open, and what they disagree on."""
         return self._band(x, lambda u, at: u.curve(at))
 
     def new_runs(self, x: Matrix | Vector) -> Band:
@@ -117,8 +120,9 @@ class Selection:
         """Variances of logarithms, each side of the value by itself; ends are NaN where no good law has an interval."""
         weights, logs = self._weights, self._logs(x)
         value = weights @ logs
-        disagreement = NORMAL**2 * (weights @ (logs - value) ** 2)
         bands = [of(u, x) for u in self._uncertainties]
+        normal = float(stats.norm.ppf((1 + self._uncertainties[0].level) / 2))
+        disagreement = normal**2 * (weights @ (logs - value) ** 2)
         with np.errstate(divide="ignore"):
             below = np.stack([logs[i] - np.log(band.low) for i, band in enumerate(bands)])
             above = np.stack([np.log(band.high) - logs[i] for i, band in enumerate(bands)])
@@ -134,6 +138,7 @@ def select(
     *,
     objective: Objective = LOG_SQUARED,
     scale: Vector | None = None,
+    sure: Callable[[Fit], Uncertainty] = uncertainty,
 ) -> Selection:
     """The laws in order of how well they foretell the larger sizes from the smaller.
 
@@ -160,7 +165,7 @@ def select(
         reason = f"{candidates[0].law.name}: {candidates[0].reason}" if candidates else "no law was named"
     elif not np.isfinite(kept_scores).any():
         reason = "too few sizes to hold any out; the law of fewest parameters"
-    return Selection(candidates=tuple(candidates), cuts=tuple(cuts), reason=reason)
+    return Selection(candidates=tuple(candidates), cuts=tuple(cuts), reason=reason, sure=sure)
 
 
 class _Tried:
