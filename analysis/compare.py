@@ -53,16 +53,20 @@ class Choice:
 def sharing(base: Law, groups: tuple[str, ...], given: Points) -> list[Sharing]:
     """Of each parameter of `base` the test of one value for all categories against one for each.
 
+    An exponent is tested with all else of each category its own; a coefficient with all exponents shared, as equal
+    coefficients of curves of different slope would only say where they cross, which changes with the unit of x.
     `given.x` has the category as its last column (`across`). Cells count once; squares of logarithms, as F asks for.
     """
-    means = cell_means(given)
-    whole = fit(across(base, groups, base.names), means)
-    if not whole.status.usable or whole.free < 1:
-        why = whole.reason if not whole.status.usable else "no degree of freedom is left"
-        return [_untested(name, len(groups), whole, why) for name in base.names]
-    found = []
+    means, found = cell_means(given), []
+    fits = {names: fit(across(base, groups, names), means) for names in (base.names, _coefficients(base))}
     for name in base.names:
-        rest = tuple(other for other in base.names if other != name)
+        full = _coefficients(base) if name in _coefficients(base) else base.names
+        whole = fits[full]
+        if not whole.status.usable or whole.free < 1:
+            why = whole.reason if not whole.status.usable else "no degree of freedom is left"
+            found.append(_untested(name, len(groups), whole, why))
+            continue
+        rest = tuple(other for other in full if other != name)
         shared = fit(across(base, groups, rest), means)
         if not shared.status.usable:
             found.append(_untested(name, len(groups), whole, f"with one {name} for all: {shared.reason}"))
@@ -75,6 +79,11 @@ def sharing(base: Law, groups: tuple[str, ...], given: Points) -> list[Sharing]:
             Sharing(parameter=name, f=float(f), saved=saved, free=whole.free, p=p, q=p, status=_doubt(whole, shared))
         )
     return _holm(found)
+
+
+def _coefficients(base: Law) -> tuple[str, ...]:
+    """Parameters that stretch or lift a curve; the others bend it."""
+    return tuple(parameter.name for parameter in base.parameters if parameter.log)
 
 
 def _doubt(whole: Fit, shared: Fit) -> str:
@@ -99,10 +108,16 @@ def _holm(found: list[Sharing]) -> list[Sharing]:
 
 
 def patterns(base: Law, groups: tuple[str, ...], given: Points) -> list[Choice]:
-    """Every pattern of shared and separate parameters that can be fitted, the best by AICc first."""
+    """Every pattern of shared and separate parameters that can be fitted, the best by AICc first.
+
+    Where an exponent is separate all coefficients are: what they would share depends on the unit of x.
+    """
+    coefficients = set(_coefficients(base))
     means, found = cell_means(given), []
     for n in range(len(base.names) + 1):
         for separate in itertools.combinations(base.names, n):
+            if set(separate) - coefficients and not coefficients <= set(separate):
+                continue
             fitted = fit(across(base, groups, separate), means)
             if fitted.status.usable:
                 found.append(Choice(separate=separate, fit=fitted, aicc=_aicc(fitted)))

@@ -112,9 +112,9 @@ def section(study: Study, found: list[Contest]) -> Section:
         "test images that both share cancel. It supposes that the ratio goes on as a power law."
     )
     shared = (
-        "May all share one parameter of error = a x^-b? F test against one for each, other parameters each its own; p "
-        "is exact for this law, q is p after Holm. A small q says that the categories differ in it; a large one that "
-        "the data do not show a difference."
+        "May all share one parameter of error = a x^-b? F test against one for each: of the exponent with a "
+        "of each its own, of a with one exponent for all; p is exact for this law, q is p after Holm. A small q says "
+        "that the categories differ in it; a large one that the data do not show a difference."
     )
     blocks: list[Block] = [
         Numbers(name="duels", caption=duels, rows=duel_table(found)),

@@ -102,9 +102,19 @@ def test_the_best_pattern_shares_the_exponent_that_was_planted_as_shared() -> No
 
 
 def test_too_few_points_are_no_test_and_say_so() -> None:
-    x = design(2, SIZES[:2])
+    x = design(2, SIZES[:1])
     tests = sharing(POWER, GROUPS[:2], points(x, 1 / x[:, 0]))
     assert all(np.isnan(test.p) and "distinct sizes" in test.status for test in tests)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_the_unit_of_size_changes_neither_tests_nor_the_best_pattern(unit: float) -> None:
+    given = planted((0.1, 0.12, 0.14), 3)
+    other = points(given.x * np.array([unit, 1.0]), given.y)
+    for mine, theirs in zip(sharing(POWER, GROUPS, given), sharing(POWER, GROUPS, other), strict=True):
+        assert theirs.p == pytest.approx(mine.p, rel=1e-6)
+    best, same = patterns(POWER, GROUPS, given)[0], patterns(POWER, GROUPS, other)[0]
+    assert (same.separate, same.aicc) == (best.separate, pytest.approx(best.aicc, rel=1e-6))
 
 
 def duels(slope: float, n: int) -> list[float]:
