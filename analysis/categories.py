@@ -16,8 +16,8 @@ from analysis.problems import unknown
 
 BEYOND = 10.0
 """Times the largest common size at which two categories are compared unless the user says where."""
-MOST_TRIED = 4
-"""Parameters of a law up to which every pattern of sharing is tried; there are 2^p."""
+MOST_TRIED = 5
+"""Parameters of a law up to which every pattern of sharing is tried; fewer than 2^p."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -130,6 +130,8 @@ def _settings(ask: Ask, table: Table, numbers: Sheet) -> Document:
         "target": {"name": table.target, "column": str(table.mapped[table.target])},
         "by": list(question.by),
         "across": question.across or None,
+        "shared": list(ask.across.shared) or None,
+        "separate": list(ask.across.separate) or None,
         "train": question.train or None,
         "exclude": question.exclude or None,
         "objective": ask.how.objective,
@@ -160,15 +162,7 @@ def _answered(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None
 
 def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) -> Document:
     chosen, base, given = None, laws[0], group.fitted
-    known: dict[int, Uncertainty] = {}
-
-    def sure(of: Fit) -> Uncertainty:
-        """Each fit's once, as resamples take longer than the fit."""
-        if id(of) not in known:
-            known[id(of)] = _bounds(of, ask)
-        return known[id(of)]
-
-    names = group.categories
+    sure, names = _once(ask), group.categories
     if ask.law == AUTO:
         whole = {law.name: law for law in laws}
         all_own = [across(law, names, law.names) for law in laws] if names else laws
@@ -220,6 +214,18 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
         answer["choice"] = {"reason": chosen.reason, "sizes_fitted": list(chosen.cuts)}
         answer["candidates"] = [_candidate(one, group, unseen) for one in chosen.candidates]
     return answer
+
+
+def _once(ask: Ask) -> Callable[[Fit], Uncertainty]:
+    """Each fit's uncertainty, computed when first wanted and once, as resamples take longer than the fit."""
+    known: dict[int, Uncertainty] = {}
+
+    def sure(of: Fit) -> Uncertainty:
+        if id(of) not in known:
+            known[id(of)] = _bounds(of, ask)
+        return known[id(of)]
+
+    return sure
 
 
 def _scale(given: Points, law: Law) -> Vector:

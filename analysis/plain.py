@@ -108,6 +108,7 @@ def _group(group: Document) -> list[str]:
                 for name, one in found.items()
             ],
         )
+    lines += _across(group["across"]) if "across" in group else []
     lines += _candidates(group.get("candidates", []))
     lines += _scores(group) + _predictions("held out", group["held_out"]["predictions"])
     return lines + _predictions("predicted", group.get("predictions", []))
@@ -116,6 +117,30 @@ def _group(group: Document) -> list[str]:
 def _title(group: Document) -> list[str]:
     key = ", ".join(f"{name} {show(value)}" for name, value in group["group"].items())
     return [f"{key}: {_counts(group['rows'])}"] if key else []
+
+
+def _across(found: Document) -> list[str]:
+    """What categories share, the tests of it, and who wins beyond the data."""
+    own, common = ", ".join(found["separate"]) or "nothing", ", ".join(found["shared"]) or "nothing"
+    lines = [f"across {found['column']}: {common} shared, {own} separate ({found['chosen_by']})"]
+    if found["sharing"]:
+        header = ("may all share", "F", "p", "q (Holm)", "")
+        rows = [
+            (one["parameter"], show(one["f"], 3), show(one["p"], 3), show(one["q"], 3), one["reason"])
+            for one in found["sharing"]
+        ]
+        lines += table(header, rows)
+    if found["duels"]:
+        header = ("first", "second", "at", "ratio", "from", "to", "P(first lower)", "")
+        named = ("x", "ratio", "low", "high", "p_first")
+        lines += table(
+            header,
+            [
+                (one["first"], one["second"], *(show(one[key], 3) for key in named), one["reason"])
+                for one in found["duels"]
+            ],
+        )
+    return lines + [found["duels_reason"]] * bool(found["duels_reason"])
 
 
 def _candidates(found: list[Document]) -> list[str]:

@@ -76,8 +76,9 @@ def test_the_sections_for_a_week_of_gpus_are_what_a_yaml_can_say(tmp_path: Path)
 
 
 def test_the_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    n_params = np.geomspace(1e5, 1e8, 6)
-    names = {"n_params": n_params, "errors": 20 * n_params**-0.4 + 0.05}
+    x = np.array([[n, d] for n in np.geomspace(1e6, 1e8, 6) for d in np.geomspace(1e8, 1e10, 5)])
+    noise = np.exp(0.005 * np.random.default_rng(0).standard_normal(len(x)))
+    names = {"x": x, "loss": noise * (400 * x[:, 0] ** -0.34 + 2000 * x[:, 1] ** -0.37 + 1.8)}
     exec(readme_block("python"), names)
     assert "converged" in capsys.readouterr().out
 
