@@ -124,17 +124,17 @@ def _across(found: Document) -> list[str]:
     own, common = ", ".join(found["separate"]) or "nothing", ", ".join(found["shared"]) or "nothing"
     lines = [f"across {found['column']}: {common} shared, {own} separate ({found['chosen_by']})"]
     if found["sharing"]:
-        header = ("may all share", "F", "p", "q (Holm)", "")
-        rows = [
-            (one["parameter"], show(one["f"], 3), show(one["p"], 3), show(one["q"], 3), one["reason"])
-            for one in found["sharing"]
-        ]
-        lines += table(header, rows)
+        lines += table(
+            ("may all share", "F", "p", "q (Holm)", ""),
+            [
+                (one["parameter"], show(one["f"], 3), show(one["p"], 3), show(one["q"], 3), one["reason"])
+                for one in found["sharing"]
+            ],
+        )
     if found["duels"]:
-        header = ("first", "second", "at", "ratio", "from", "to", "P(first lower)", "")
         named = ("x", "ratio", "low", "high", "p_first")
         lines += table(
-            header,
+            ("first", "second", "at", "ratio", "from", "to", "P(first lower)", ""),
             [
                 (one["first"], one["second"], *(show(one[key], 3) for key in named), one["reason"])
                 for one in found["duels"]
