@@ -28,6 +28,8 @@ from analysis.uncertainty import Method, Uncertainty, uncertainty
 from analysis.wanted import Wanted, held_out, key_of, read_wanted, unmatched
 
 AUTO = "auto"
+JUDGED_WITHIN = "judged within the fitted rows alone: beyond them a single law of the candidates may foretell better"
+"""What a choice cannot promise: on published curves it is not always the best (results/benchmarks.md)."""
 OF_BOTH = ("chinchilla", "chinchilla_tied")
 """Laws to choose among where model and data sizes are there."""
 
@@ -211,7 +213,7 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
     if names:
         answer["across"] = categories.document(base, names, given, ask.across, patterns, level=ask.how.level)
     if chosen:
-        answer["choice"] = {"reason": chosen.reason, "sizes_fitted": list(chosen.cuts)}
+        answer["choice"] = {"reason": chosen.reason, "sizes_fitted": list(chosen.cuts), "note": JUDGED_WITHIN}
         answer["candidates"] = [_candidate(one, group, unseen) for one in chosen.candidates]
     return answer
 
