@@ -93,11 +93,23 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         "--at", type=float, metavar="X", help="size at which categories are compared (default: 10 times)"
     )
     parser.add_argument("--predict", type=Path, metavar="TABLE2", help="a table of rows to predict")
+    parser.add_argument(
+        "--sizes",
+        default="auto",
+        metavar="all|chosen",
+        help="sizes a law is fitted to; chosen: without the smallest where that foretells the larger ones far better "
+        "(default: chosen to find a law or, with --train or --predict, for a law with a limit; else all)",
+    )
 
 
 def _add_frontier(parser: argparse.ArgumentParser) -> None:
     _add_table(parser)
-    parser.add_argument("--law", default="chinchilla", help="of approach 3: chinchilla (default) or chinchilla_tied")
+    parser.add_argument(
+        "--law",
+        default="chinchilla",
+        help="of approach 3: chinchilla (default), chinchilla_tied, or mixture, which finds the best shares of the "
+        "modalities too, for each group and for all of them together (map share_MODALITY=COL of each)",
+    )
     parser.add_argument("--budget", type=_floats, default=(), metavar="FLOPS,...", help="such as 1e21,1e22")
     parser.add_argument("--gpu-hours", type=_floats, default=(), metavar="H,...", help="budgets in GPU-hours")
     parser.add_argument("--flops-per-gpu-hour", type=float, metavar="F", help="else from the map's gpu_hours column")
@@ -143,7 +155,14 @@ def fit(options: argparse.Namespace) -> int:
             column=options.across, shared=_columns(options.shared), separate=_columns(options.separate), at=options.at
         )
         return fit_document(
-            Ask(question=question, law=options.law, how=_how(options), predict=options.predict, across=of)
+            Ask(
+                question=question,
+                law=options.law,
+                how=_how(options),
+                sizes=options.sizes,
+                predict=options.predict,
+                across=of,
+            )
         )
 
     return _answer(document, options)

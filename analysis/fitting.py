@@ -21,7 +21,7 @@ from analysis.laws.across import across
 from analysis.laws.law import Law
 from analysis.points import Points, Vector
 from analysis.problems import InputError, unknown
-from analysis.select import Candidate, Selection, select, sizes_laws
+from analysis.select import LEFT_OUT, RIGID, Candidate, Selection, select, sizes_laws
 from analysis.sheet import Group, Sheet, groups, sheet
 from analysis.table import INPUTS, SHARE, Question, Table, open_table
 from analysis.uncertainty import Method, Uncertainty, uncertainty
@@ -32,6 +32,14 @@ JUDGED_WITHIN = "judged within the fitted rows alone: beyond them a single law o
 """What a choice cannot promise: on published curves it is not always the best (results/benchmarks.md)."""
 OF_BOTH = ("chinchilla", "chinchilla_tied")
 """Laws to choose among where model and data sizes are there."""
+
+ALL, CHOSEN = "all", "chosen"
+SIZES = (AUTO, ALL, CHOSEN)
+SIZES_RULE = {
+    ALL: "all sizes",
+    CHOSEN: "the smallest 20 or 40 % of the sizes are left out where the larger fitted ones are then foretold twice as "
+    "well from the smaller, judged within the fitted rows alone",
+}
 
 TOO_LARGE = "squares of the target leave the range of numbers; another unit in --map, or an objective of logarithms"
 
@@ -44,6 +52,8 @@ class Ask:
     law: str
     """A name or alias of `LAWS`, or auto."""
     how: How
+    sizes: str = AUTO
+    """Which sizes a law is fitted to: all, or chosen by what foretells larger ones; auto is `sizes_of`."""
     predict: Path | None = None
     """A table with the same columns, or with our names, whose rows are to be predicted."""
     across: Across = field(default_factory=Across)
@@ -53,7 +63,7 @@ class Ask:
 def fit_document(ask: Ask) -> Document:
     """Raises InputError with everything that is wrong with the question; what the data cannot answer is a status."""
     started = perf_counter()
-    problems = [*ask.how.problems, *ask.across.problems, *_law_problems(ask)]
+    problems = [*ask.how.problems, *ask.across.problems, *_law_problems(ask), *_sizes_problems(ask)]
     try:
         table = open_table(ask.question, inputs=[name for law in LAWS.values() for name in law.inputs])
     except InputError as error:
@@ -76,7 +86,7 @@ def fit_document(ask: Ask) -> Document:
     return {
         "command": "fit",
         "table": str(ask.question.path),
-        "settings": _settings(ask, table, numbers),
+        "settings": _settings(ask, table, numbers, laws[0]),
         "rows": documents.rows(found),
         "notes": list(numbers.notes),
         "statuses": dict(Counter(answer["status"] for answer in answers)),
@@ -84,6 +94,34 @@ def fit_document(ask: Ask) -> Document:
         **({"predicted_by_no_group": unmatched(wanted, found)} if wanted else {}),
         "seconds": perf_counter() - started,
     }
+
+
+def sizes_of(ask: Ask, law: Law) -> str:
+    """ALL or CHOSEN: `auto` describes with all sizes and foretells with those that foretell.
+
+    Chosen for `--law auto`; and, where rows are held out or to be predicted, for a law of one size with a limit, which
+    early sizes of another regime bend most. Never for a power law that was named: its slope over all sizes is what
+    studies publish.
+    """
+    if ask.sizes != AUTO:
+        return ask.sizes
+    if ask.law == AUTO:
+        return CHOSEN
+    foretells = bool(ask.question.train or ask.predict) and not ask.question.across
+    return CHOSEN if foretells and len(law.inputs) == 1 and 2 < len(law.parameters) <= RIGID else ALL
+
+
+def _sizes_problems(ask: Ask) -> list[str]:
+    if ask.sizes not in SIZES:
+        return [f"--sizes: {unknown('rule', ask.sizes, SIZES)}"]
+    if ask.sizes != CHOSEN or ask.law == AUTO:
+        return []
+    able = [law.name for law in sizes_laws() if len(law.parameters) <= RIGID]
+    if ALIASES.get(ask.law, ask.law) not in able or ask.question.across:
+        laws = ", ".join(able)
+        said = f"sizes are chosen for a law of one size that has no early part of its own ({laws}), without --across"
+        return [f"--sizes: {said}; leave --sizes out, or --exclude rows"]
+    return []
 
 
 def _law_problems(ask: Ask) -> list[str]:
@@ -123,7 +161,7 @@ def _laws(ask: Ask, table: Table) -> Sequence[Law]:
     return [LAWS[name] for name in OF_BOTH] if both else sizes_laws()
 
 
-def _settings(ask: Ask, table: Table, numbers: Sheet) -> Document:
+def _settings(ask: Ask, table: Table, numbers: Sheet, law: Law) -> Document:
     """What was asked, as it was understood."""
     question = ask.question
     return {
@@ -136,6 +174,7 @@ def _settings(ask: Ask, table: Table, numbers: Sheet) -> Document:
         "separate": list(ask.across.separate) or None,
         "train": question.train or None,
         "exclude": question.exclude or None,
+        "sizes": sizes_of(ask, law),
         "objective": ask.how.objective,
         "weights": question.weights or (f"1 / {question.se}^2" if question.se else None),
         "cluster": question.cluster,
@@ -165,10 +204,12 @@ def _answered(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None
 def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) -> Document:
     chosen, base, given = None, laws[0], group.fitted
     sure, names = _once(ask), group.categories
+    sizes = sizes_of(ask, base)
+    parts = LEFT_OUT if sizes == CHOSEN else (0.0,)
     if ask.law == AUTO:
         whole = {law.name: law for law in laws}
         all_own = [across(law, names, law.names) for law in laws] if names else laws
-        chosen = select(given, all_own, objective=ask.how.measure, scale=_scale(given, base), sure=sure)
+        chosen = select(given, all_own, objective=ask.how.measure, scale=_scale(given, base), parts=parts, sure=sure)
         found = (chosen.winner or chosen.candidates[0]).fit
         base, given = whole[found.law.name], found.points
     if names:
@@ -176,7 +217,8 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
         law = across(base, names, ask.across.separated(base, patterns))
         found = fit(law, given, objective=ask.how.measure)
     elif not chosen:
-        found = fit(base, given, objective=ask.how.measure)
+        one = select(given, [base], objective=ask.how.measure, parts=parts) if sizes == CHOSEN else None
+        found = one.candidates[0].fit if one else fit(base, given, objective=ask.how.measure)
     law = found.law
     bounds = sure(found) if found.status.usable else None
     choice = chosen if chosen and chosen.winner and not names else None
@@ -187,7 +229,10 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
     wanted = wanted.placed(group) if wanted else None
     warnings = list(bounds.warnings) if bounds else []
     if left_out := len(group.fitted) - len(found.points):
-        warnings.append(f"{left_out} rows of the smallest sizes are not in the fit: without them it foretells better")
+        warnings.append(
+            f"{left_out} rows of the smallest sizes are not in the fit: without them it foretells better; "
+            "--sizes all fits them too"
+        )
     answer: Document = {
         "group": group.key,
         "law": law.name,
@@ -197,6 +242,7 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
         "reason": found.reason,
         "warnings": warnings,
         "rows": documents.rows([group]),
+        "sizes": {"rule": SIZES_RULE[sizes], "rows_left_out": left_out},
         "objective": documents.objective(found),
         "intervals": _intervals(bounds, ask, failed),
         "parameters": documents.parameters(found, bounds),
@@ -267,6 +313,7 @@ def _broken(group: Group, law: Law, ask: Ask, wanted: Wanted | None, reason: str
         "reason": reason,
         "warnings": [],
         "rows": documents.rows([group]),
+        "sizes": {"rule": SIZES_RULE[sizes_of(ask, law)], "rows_left_out": 0},
         "objective": {"name": ask.how.objective, "delta": ask.how.measure.delta, **nothing},
         "intervals": _intervals(None, ask, reason),
         "parameters": {p.name: {**documents.NO_ESTIMATE, "meaning": p.meaning} for p in law.parameters},

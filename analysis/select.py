@@ -138,18 +138,20 @@ def select(
     *,
     objective: Objective = LOG_SQUARED,
     scale: Vector | None = None,
+    parts: Sequence[float] = LEFT_OUT,
     sure: Callable[[Fit], Uncertainty] = uncertainty,
 ) -> Selection:
     """The laws in order of how well they foretell the larger sizes from the smaller.
 
     `laws`: all of one size unless given. `scale` (n,) orders the points from small to large: the product of the inputs
-    unless given (compute, for instance). Never raises for data.
+    unless given (compute, for instance). `parts` of the sizes, smallest first, are left out where that foretells
+    clearly better; (0,) fits all. Never raises for data.
     """
     laws = sizes_laws() if laws is None else laws
     order = _order(given, scale)
     n_sizes = int(order.max()) + 1 if len(order) else 0
     cuts = _cuts(n_sizes)
-    tried = [_Tried(law, n, given, order, cuts, objective) for law in laws for n in _windows(law, n_sizes)]
+    tried = [_Tried(law, n, given, order, cuts, objective) for law in laws for n in _windows(law, n_sizes, parts)]
     scores = dict(zip(map(id, tried), _scores([t.errors for t in tried], cuts), strict=True))
     kept = [_best_window([t for t in tried if t.fit.law is law], scores) for law in laws]
     fits, kept_scores = [t.fit for t in kept], [scores[id(t)] for t in kept]
@@ -185,8 +187,8 @@ class _Tried:
                 self.errors[cut] = float(np.sqrt(np.average(missed**2, weights=large.weights)))
 
 
-def _windows(law: Law, n_sizes: int) -> list[int]:
-    return sorted({int(part * n_sizes) for part in LEFT_OUT}) if len(law.parameters) <= RIGID else [0]
+def _windows(law: Law, n_sizes: int, parts: Sequence[float]) -> list[int]:
+    return sorted({int(part * n_sizes) for part in (0.0, *parts)}) if len(law.parameters) <= RIGID else [0]
 
 
 def _best_window(tried: Sequence[_Tried], scores: dict[int, float]) -> _Tried:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.cli import main
@@ -197,6 +198,8 @@ def test_every_problem_of_a_question_is_said_at_once(runs: Path, capsys: pytest.
         (["--law", "power", "--x", "Size", "--exclude", "Size>0"], "nothing is left to fit"),
         (["--law", "power", "--x", "Size", "--objective", "squared", "--huber-delta", "1"], "squared has no corner"),
         (["--law", "power", "--x", "Size", "--predict", "gone.csv"], "gone.csv: no such file"),
+        (["--law", "power", "--x", "Size", "--sizes", "some"], "--sizes: unknown rule 'some'"),
+        (["--law", "m4", "--x", "Size", "--sizes", "chosen"], "(power, saturating, m3)"),
     ],
 )
 def test_bad_input_exits_with_2_and_the_way_out(
@@ -221,6 +224,38 @@ def test_the_choice_of_a_law_shows_its_candidates(runs: Path, capsys: pytest.Cap
     assert abs(sum(one["weight"] for one in group["candidates"]) - 1) < 1e-12
     # what is a power law is foretold by one to about its noise of 1 %
     assert scores["power"] < 0.03
+
+
+@pytest.fixture
+def bent(tmp_path: Path) -> Path:
+    """Sixteen sizes of a law with a limit; the smallest six stand on a plateau of another regime."""
+    path = tmp_path / "bent.csv"
+    sizes = np.geomspace(1e4, 1e8, 16)
+    losses = np.minimum(20 * sizes**-0.3 + 0.1, 0.7)
+    which = ["fit"] * 12 + ["later"] * 4
+    pd.DataFrame({"Size": sizes, "Loss": losses, "When": which}).to_csv(path, index=False)
+    return path
+
+
+def test_a_law_that_is_to_foretell_is_fitted_to_the_sizes_that_foretell(
+    bent: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def one(*more: str) -> dict[str, Any]:
+        asked = ("--x", "Size", "--map", "loss=Loss", "--objective", "log_squared", *more)
+        (group,) = answer(capsys, "fit", bent, *asked)["groups"]
+        return dict(group)
+
+    foretelling = ("--train", "When==fit")
+    chosen, whole = one("--law", "m2", *foretelling), one("--law", "m2", *foretelling, "--sizes", "all")
+    assert chosen["sizes"]["rows_left_out"] == 4  # 40 % of twelve
+    assert chosen["held_out"]["rmsle"] < whole["held_out"]["rmsle"] / 2
+    assert any("4 rows of the smallest sizes" in warning for warning in chosen["warnings"])
+    assert whole["sizes"]["rows_left_out"] == 0 and whole["objective"]["sum"] > chosen["objective"]["sum"]
+    # described, not foretold: all sizes; and the slope of a power law is always that of all
+    assert one("--law", "m2")["sizes"]["rows_left_out"] == 0
+    assert one("--law", "power", *foretelling)["sizes"]["rows_left_out"] == 0
+    assert one("--law", "power", *foretelling, "--sizes", "chosen")["sizes"]["rows_left_out"] == 4
+    assert one("--law", "auto", *foretelling, "--sizes", "all")["sizes"]["rows_left_out"] == 0
 
 
 def test_text_says_the_same(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,14 @@ Alabdulmohsin et al. 2022 (arXiv 2209.06640). Score: mean over a domain's curves
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.cli import main
 from analysis.fit import fit
 from analysis.laws import LAWS
 from analysis.points import Points, Vector, cell_means, points
@@ -49,6 +51,23 @@ def test_a_form_over_the_sizes_it_foretells_best_from_is_no_worse_than_its_autho
 ) -> None:
     scores = [rmsle(select(given, [LAWS[law]]).predict(x), y) for given, x, y in curves(shared, domain)]
     assert np.mean(scores) <= published
+
+
+@pytest.mark.parametrize(
+    ("law", "published"),
+    [("m2", {"NMT": 0.0341}), ("m3", {"NMT": 0.0471, "LM": 0.0023}), ("m4", {"NMT": 0.0208})],
+)
+def test_the_command_as_it_stands_is_no_worse_than_the_authors(
+    shared: Path, capsys: pytest.CaptureFixture[str], law: str, published: dict[str, float]
+) -> None:
+    table = str(shared / "reference" / "learning_curves" / "benchmark.lang.csv")
+    which = ["--x", "Seen Examples", "--map", "loss=Loss", "--by", "Domain,Model", "--exclude", "Domain==BB"]
+    asked = ["--law", law, "--train", "Training==1", "--intervals", "delta", "--json"]
+    assert main(["fit", table, *which, *asked]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    for domain, most in published.items():
+        scores = [g["held_out"]["rmsle"] for g in groups if g["group"]["Domain"] == domain]
+        assert len(scores) == 5 and np.mean(scores) <= most
 
 
 def test_m4_is_no_worse_than_its_authors(shared: Path) -> None:
