@@ -7,35 +7,22 @@ from time import perf_counter
 
 import numpy as np
 
-from analysis import documents
-from analysis.allocation import Approach, Frontier, Optimum
-from analysis.columns import Reader
-from analysis.documents import Document, estimate, number
-from analysis.flops import rate
+from analysis import documents, mixing
+from analysis.approaches import agreement, approach
+from analysis.documents import Document, number
 from analysis.frontier import frontier
 from analysis.how import How
-from analysis.isoflop import Minimum
 from analysis.laws import LAWS
-from analysis.mapping import Source
-from analysis.points import Index, Vector
+from analysis.mixing import Mixed
+from analysis.points import Index
 from analysis.problems import InputError, unknown
 from analysis.sheet import Group, Sheet, groups, sheet, text_of
+from analysis.spending import GPU_HOURS, Budgets, in_flops
 from analysis.table import Question, Table, open_table
 
 LAWS_OF_BOTH = ("chinchilla", "chinchilla_tied")
 """Whose optimum has a closed form."""
-GPU_HOURS = "gpu_hours"
-"""Name of the map: what a run held GPUs for, hours x GPUs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budgets:
-    """What there is to spend."""
-
-    flops: tuple[float, ...] = ()
-    gpu_hours: tuple[float, ...] = ()
-    flops_per_gpu_hour: float | None = None
-    """None: what the costliest quarter of the runs reached, where the table says how long they took."""
+MIXTURE = "mixture"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +54,9 @@ def frontier_document(ask: FrontierAsk) -> Document:
         raise InputError(problems)
     numbers = _numbers(table, ask)
     found = groups(table, numbers)
-    answers = [_answered(group, table, numbers, ask) for group in found if not group.left_out_by_user]
+    asked = [group for group in found if not group.left_out_by_user]
+    mixed: list[Mixed] = []
+    answers = [_answered(group, table, numbers, ask, mixed) for group in asked]
     return {
         "command": "frontier",
         "table": str(ask.question.path),
@@ -78,23 +67,28 @@ def frontier_document(ask: FrontierAsk) -> Document:
             "by": list(ask.question.by),
             "exclude": ask.question.exclude or None,
             "objective": ask.how.objective,
-            "approaches": list(ask.approaches),
+            "approaches": [3] if ask.law == MIXTURE else list(ask.approaches),
             "isoflop": ask.isoflop or None,
             "resamples": ask.how.resamples,
             "seed": ask.how.seed,
             "level": ask.how.level,
         },
         "rows": documents.rows(found),
-        "notes": list(numbers.notes),
+        "notes": [*numbers.notes, *([mixing.NOTE] if ask.law == MIXTURE else [])],
         "groups": answers,
+        **({"together": _together(mixed, table, ask)} if ask.law == MIXTURE and len(asked) > 1 else {}),
         "seconds": perf_counter() - started,
     }
 
 
 def _problems(ask: FrontierAsk) -> list[str]:
     found = list(ask.how.problems)
-    if ask.law not in LAWS_OF_BOTH:
-        found.append(f"--law: {unknown('law of N and D', ask.law, LAWS_OF_BOTH)}")
+    if ask.law not in (*LAWS_OF_BOTH, MIXTURE):
+        found.append(f"--law: {unknown('law of N and D', ask.law, (*LAWS_OF_BOTH, MIXTURE))}")
+    if ask.law == MIXTURE and 3 not in ask.approaches:
+        found.append("--approach: --law mixture is approach 3, and the others read no mixtures; add 3 or leave it out")
+    if ask.law == MIXTURE and ask.isoflop:
+        found.append("--isoflop: is of approach 2, which reads no mixtures; leave it out with --law mixture")
     for option, values in (("--budget", ask.budgets.flops), ("--gpu-hours", ask.budgets.gpu_hours)):
         found += [f"{option}: {value:g} is no budget; positive numbers" for value in values if not 0 < value < np.inf]
     for option, value in (("--flops-per", ask.flops_per), ("--flops-per-gpu-hour", ask.budgets.flops_per_gpu_hour)):
@@ -111,17 +105,23 @@ def _numbers(table: Table, ask: FrontierAsk) -> Sheet:
     if "images_seen" in mapped:
         mapped["n_images"] = mapped["images_seen"]
     has_flops = "train_flops" in mapped or "train_flops" in table.rows
-    inputs = ("n_params", "n_images", *(("train_flops",) if has_flops else ()))
+    shares = mixing.shares_of(table) if ask.law == MIXTURE else ()
+    inputs = ("n_params", "n_images", *shares, *(("train_flops",) if has_flops else ()))
     plain = Table(**{**vars(table), "mapped": mapped})
-    return sheet(plain, inputs, relative=ask.how.relative, law=ask.law)
+    return sheet(plain, inputs, relative=ask.how.relative, law=ask.law, may_be_zero=shares)
 
 
-def _answered(group: Group, table: Table, numbers: Sheet, ask: FrontierAsk) -> Document:
-    """Numbers at the edge of what floats hold are no reason to warn: what comes of them is a status."""
+def _answered(group: Group, table: Table, numbers: Sheet, ask: FrontierAsk, mixed: list[Mixed]) -> Document:
+    """Numbers at the edge of what floats hold are no reason to warn: what comes of them is a status. What an answer
+    for all groups together takes of a mixture is added to `mixed`."""
     started = perf_counter()
     with np.errstate(all="ignore"):
         try:
-            answer = _allocated(group, table, numbers, ask)
+            if ask.law == MIXTURE:
+                answer, part = mixing.mixed(group, table, numbers, ask.budgets, ask.flops_per, ask.how)
+                mixed.append(part)
+            else:
+                answer = _allocated(group, table, numbers, ask)
         except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
             if isinstance(error, InputError):
                 raise
@@ -130,9 +130,20 @@ def _answered(group: Group, table: Table, numbers: Sheet, ask: FrontierAsk) -> D
     return {**answer, "seconds": perf_counter() - started}
 
 
+def _together(mixed: list[Mixed], table: Table, ask: FrontierAsk) -> Document:
+    with np.errstate(all="ignore"):
+        try:
+            return mixing.for_all(mixed, table, ask.budgets, ask.flops_per, ask.how)
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+            if isinstance(error, InputError):
+                raise
+            return mixing.not_joined(f"{type(error).__name__}: {error}")
+
+
 def _broken(group: Group, ask: FrontierAsk, reason: str) -> Document:
     """The shape of an answer without a number in it."""
-    named = (("envelope", 1), ("parabola", 2), ("cubic", 2), (ask.law, 3))
+    named = [("envelope", 1), ("parabola", 2), ("cubic", 2), (ask.law, 3)]
+    named = named[3:] if ask.law == MIXTURE else named
     blank: Document = {"status": "not_computable", "reason": reason, "warnings": [], "coefficient": None, "optima": []}
     nothing = {"a": dict(documents.NO_ESTIMATE), "b": dict(documents.NO_ESTIMATE)}
     return {
@@ -149,7 +160,7 @@ def _allocated(group: Group, table: Table, numbers: Sheet, ask: FrontierAsk) -> 
     points, rows = group.fitted, np.array(group.fitted_rows, np.int64) - 1
     flops = points.x[:, 2] if len(numbers.inputs) > 2 else None
     spent = flops if flops is not None else (ask.flops_per or 6.0) * points.x[:, 0] * points.x[:, 1]
-    budgets, hours = _budgets(spent, rows, table, ask)
+    budgets, hours = in_flops(ask.budgets, spent, rows, table)
     found = frontier(
         points.x[:, 0],
         points.x[:, 1],
@@ -176,41 +187,8 @@ def _allocated(group: Group, table: Table, numbers: Sheet, ask: FrontierAsk) -> 
         },
         **({"gpu_hours": hours} if ask.budgets.gpu_hours else {}),
         "warnings": list(found.warnings),
-        "approaches": [_approach(one, group.fitted_rows) for one in found.approaches if one.number in ask.approaches],
-        "agreement": _agreement(found),
-    }
-
-
-def _budgets(spent: Vector, rows: Index, table: Table, ask: FrontierAsk) -> tuple[list[float], Document]:
-    """In FLOPs; and how GPU-hours became FLOPs, or why they could not."""
-    asked = ask.budgets
-    if not asked.gpu_hours:
-        return list(asked.flops), {}
-    per_hour, said = asked.flops_per_gpu_hour, "as given"
-    if per_hour is None:
-        source = table.mapped.get(GPU_HOURS) or (Source(column=GPU_HOURS) if GPU_HOURS in table.rows else None)
-        if source is None:
-            why = f"no column of GPU-hours: map {GPU_HOURS}=COLUMN, or give --flops-per-gpu-hour"
-            return list(asked.flops), {"status": "unknown_rate", "reason": why, "flops_per_gpu_hour": None}
-        reader = Reader(rows=table.rows, taken=~table.excluded, where=str(table.question.path))
-        seconds = 3600 * reader.column(source)[rows]
-        if reader.problems:
-            raise InputError(reader.problems)
-        measured = rate(spent, seconds)
-        if measured is None:
-            return list(asked.flops), {
-                "status": "unknown_rate",
-                "reason": "no run has both FLOPs and GPU-hours",
-                "flops_per_gpu_hour": None,
-            }
-        per_hour = measured.flops_per_gpu_hour
-        said = f"median of the costliest {measured.n_runs} runs, {measured.low:.3g} to {measured.high:.3g}"
-    budgets = [hours * per_hour for hours in asked.gpu_hours]
-    return [*asked.flops, *budgets], {
-        "status": "known",
-        "reason": said,
-        "flops_per_gpu_hour": per_hour,
-        "budgets": [{"gpu_hours": h, "flops": b} for h, b in zip(asked.gpu_hours, budgets, strict=True)],
+        "approaches": [approach(one, group.fitted_rows) for one in found.approaches if one.number in ask.approaches],
+        "agreement": agreement(found.approaches),
     }
 
 
@@ -218,56 +196,3 @@ def _labels(table: Table, column: str, rows: Index) -> Index:
     texts = table.rows[column].iloc[rows].map(text_of)
     labels = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text))}
     return np.array([labels.get(text, -1) for text in texts], np.int64)
-
-
-def _approach(found: Approach, rows: tuple[int, ...]) -> Document:
-    return {
-        "approach": found.number,
-        "name": found.name,
-        "status": found.status.key,
-        "reason": found.reason,
-        "warnings": list(found.warnings),
-        "a": estimate(found.a) if found.a else dict(documents.NO_ESTIMATE),
-        "b": estimate(found.b) if found.b else dict(documents.NO_ESTIMATE),
-        "coefficient": number(found.coefficient),
-        "optima": [_optimum(one) for one in found.optima],
-        **({"rows": [rows[i] for i in found.rows]} if found.number == 1 else {}),
-        **({"minima": [_minimum(one, rows) for one in found.minima]} if found.number == 2 else {}),
-        **({"parameters": {k: number(v) for k, v in found.fit.parameters.items()}} if found.fit else {}),
-    }
-
-
-def _optimum(found: Optimum) -> Document:
-    return {
-        "budget": found.budget,
-        "n_params": estimate(found.n_params),
-        "n_images": estimate(found.n_images),
-        "loss": estimate(found.y) if found.y else {**documents.NO_ESTIMATE, "reason": "this approach has no law"},
-        "times_costliest_run": number(found.beyond),
-        "notes": list(found.notes),
-    }
-
-
-def _minimum(found: Minimum, rows: tuple[int, ...]) -> Document:
-    return {
-        "flops": number(found.flops),
-        "rows": [rows[i] for i in found.rows],
-        "smallest": number(found.sizes[0]),
-        "largest": number(found.sizes[1]),
-        "n_params": number(found.n_params),
-        "log_se": number(found.log_se),
-        "status": "found" if found.found else "no_minimum",
-        "reason": found.reason,
-    }
-
-
-def _agreement(found: Frontier) -> Document:
-    """Whether the approaches' exponents could be one."""
-    answered = [one for one in found.approaches if one.a]
-    ends = [(one.a.low, one.a.high) for one in answered if one.a and np.isfinite((one.a.low, one.a.high)).all()]
-    if len(ends) < 2:
-        return {"status": "unknown", "reason": f"{len(ends)} approaches have an interval of a"}
-    shared = max(low for low, _ in ends) <= min(high for _, high in ends)
-    values = [one.a.value for one in answered if one.a]
-    said = f"a from {min(values):.3f} to {max(values):.3f}"
-    return {"status": "intervals_overlap" if shared else "intervals_differ", "reason": said}

@@ -50,6 +50,10 @@ class Optimum:
     """Times the costliest run's FLOPs; up to 1 is inside the data."""
     notes: tuple[str, ...]
     """Why to doubt this one: far beyond the budgets seen, a model larger than any trained."""
+    shares: dict[str, Estimate] = field(default_factory=dict)
+    """Of each modality, where the law has a mixture."""
+    gain: Estimate | None = None
+    """y over that of the best one mixture run at its own best sizes for this budget; None without a mixture."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,7 +170,8 @@ def fit(options: argparse.Namespace) -> int:
 
 def frontier(options: argparse.Namespace) -> int:
     def document() -> Document:
-        from analysis.allocating import Budgets, FrontierAsk, frontier_document
+        from analysis.allocating import FrontierAsk, frontier_document
+        from analysis.spending import Budgets
 
         spend = Budgets(
             flops=options.budget, gpu_hours=options.gpu_hours, flops_per_gpu_hour=options.flops_per_gpu_hour

@@ -95,7 +95,7 @@ def frontier(
         ),
         flops=cost,
         largest=float(spent.max()),
-        warnings=_warnings(cost),
+        warnings=cost_warnings(cost),
     )
 
 
@@ -121,7 +121,7 @@ def _nothing(law: Law) -> Frontier:
     )
 
 
-def _warnings(cost: Flops) -> tuple[str, ...]:
+def cost_warnings(cost: Flops) -> tuple[str, ...]:
     if cost.spread <= DISAGREE:
         return ()
     return (f"FLOPs depart from k N^{cost.power:.2f} D by up to {cost.spread:.0%}: data sizes are as uncertain",)

@@ -42,19 +42,53 @@ def _frontier(document: Document) -> list[str]:
             lines += [f"  warning: {warning}" for warning in one["warnings"]]
             if one["a"]["value"] is not None:
                 lines.append(f"  N_opt ~ C^a, a = {_interval(one['a'])}; D_opt ~ C^b, b = {_interval(one['b'])}")
+            if group.get("gamma", {}).get("value") is not None:
+                lines.append(f"  gamma = {_interval(group['gamma'], 3)}; below 1 a mixture beats its parts")
             for best in one["optima"]:
                 lines.append(
                     f"  C = {show(best['budget'])}: N = {_interval(best['n_params'])}, "
                     f"D = {_interval(best['n_images'])}, loss {_interval(best['loss'])}"
                 )
+                lines += _mixture(best)
                 lines += [f"    {note}" for note in best["notes"]]
         if reason := group.get("gpu_hours", {}).get("reason"):
             lines.append(f"GPU-hours: {reason}")
+    return lines + (_together(document["together"]) if "together" in document else [])
+
+
+def _mixture(best: Document) -> list[str]:
+    """Of an optimum that has one: shares, and what they gain."""
+    if "shares" not in best:
+        return []
+    lines = [f"    shares: {', '.join(f'{name} {_interval(one, 3)}' for name, one in best['shares'].items())}"]
+    if gain := best.get("loss_over_best_run_mixture"):
+        lines.append(f"    loss over that of the best mixture run, at its own best sizes: {_interval(gain, 4)}")
     return lines
 
 
-def _interval(one: Document) -> str:
-    return f"{show(one['value'])} ({show(one['low'])} to {show(one['high'])})" if one["value"] is not None else NOTHING
+def _together(found: Document) -> list[str]:
+    """One mixture for all groups, and what each pays for it."""
+    said = found["status"] + (f": {found['reason']}" if found["reason"] else "")
+    lines = ["", f"all groups together, least mean log error: {said}"]
+    lines += [f"warning: {warning}" for warning in found["warnings"]]
+    for best in found["optima"]:
+        lines.append(
+            f"  C = {show(best['budget'])}: N = {_interval(best['n_params'])}, D = {_interval(best['n_images'])}, "
+            f"geometric mean of losses {_interval(best['loss'])}"
+        )
+        lines += _mixture(best)
+        lines += [f"    {note}" for note in best["notes"]]
+        rows = [
+            (", ".join(map(show, one["group"].values())), _interval(one["loss"], 4), _interval(one["loss_over_own"], 4))
+            for one in best["groups"]
+        ]
+        lines += ["  " + line for line in table(("group", "loss", "over that of its own optimum"), rows)]
+    return lines
+
+
+def _interval(one: Document, digits: int = 5) -> str:
+    value, low, high = (show(one[key], digits) for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})" if one["value"] is not None else NOTHING
 
 
 def _correlate(document: Document) -> list[str]:

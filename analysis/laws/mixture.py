@@ -86,7 +86,21 @@ def optimum(thetas: Matrix) -> Matrix:
     steep = kappa / np.maximum(1 - gamma, 1e-9)
     logits = -steep * (ln_b - ln_b.min(axis=1, keepdims=True))
     shares = np.exp(np.maximum(logits, -700.0))
-    return shares / shares.sum(axis=1, keepdims=True)
+    alone = np.eye(ln_b.shape[1])[ln_b.argmin(axis=1)]  # equally good ones too: between them all is worse
+    return np.where(gamma < 1, shares / shares.sum(axis=1, keepdims=True), alone)
+
+
+def with_shares(thetas: Matrix, shares: Matrix) -> Matrix:
+    """(B, p) thetas and a mixture (B, k) or (k,) each -> (B, 5) thetas of the law `chinchilla` that is left, its B
+    the error of one image of the mixture."""
+    ln_e, ln_a, alpha, beta = thetas[:, :4].T
+    kappa = np.exp(thetas[:, 4:5])
+    there = np.broadcast_to(shares, thetas[:, 5:].shape) > 0
+    powers = -kappa * (thetas[:, 5:] - beta[:, None] * np.log(np.where(there, shares, 1.0)))
+    powers = np.where(there, powers, -np.inf)
+    most = powers.max(axis=1, keepdims=True)
+    log_sum = most + np.log(np.exp(powers - most).sum(axis=1, keepdims=True))
+    return np.column_stack([ln_a, -log_sum / kappa, ln_e, alpha, beta])
 
 
 def _log_images(x: Matrix) -> Matrix:

@@ -1,0 +1,142 @@
+"""`frontier TABLE.csv --law mixture`: for each group the best sizes and mixture, and one for all groups together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from analysis import approaches, documents
+from analysis.allocation import Runs
+from analysis.blending import Blend, Together, blend, together
+from analysis.documents import Document, estimate, number
+from analysis.flops import Flops, measured
+from analysis.frontier import cost_warnings
+from analysis.how import How
+from analysis.points import Index, Matrix, Vector
+from analysis.problems import InputError
+from analysis.sheet import Group, Sheet
+from analysis.spending import Budgets, in_flops
+from analysis.table import SHARE, Table
+
+NOTE = "approaches 1 and 2 read no mixtures: the law answers alone, with its optimum in N, D and shares at once"
+NOT_JOINED = "not_joined"
+
+
+def shares_of(table: Table) -> tuple[str, ...]:
+    """Inputs of the mixture law that are the table's shares. Raises InputError for fewer than two."""
+    named = [name for name in table.mapped if name.startswith(SHARE)]
+    named = named or [name for name in table.rows.columns if name.startswith(SHARE)]
+    if len(named) < 2:
+        raise InputError(
+            f"{table.question.path}: --map: the law mixture needs the shares of two modalities or more; add "
+            f"{SHARE}ct=COLUMN,{SHARE}mr=COLUMN, whatever they are called; columns: {', '.join(table.rows.columns)}"
+        )
+    return tuple(named)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """A group's runs and what came of them."""
+
+    key: Mapping[str, Any]
+    points: Matrix
+    """(n, 2 + k) N, D and shares."""
+    flops: Vector | None
+    """(n,) as the table has them."""
+    rows: Index
+    found: Blend
+
+
+def runs_of(x: Matrix, flops: Vector | None, y: Vector, flops_per: float | None) -> Runs:
+    """x (n, 2 + k); FLOPs as other approaches have them: as mapped, else k N D."""
+    cost = Flops() if flops_per is None else Flops(k=flops_per)
+    if flops is not None and flops_per is None and len(flops):
+        cost = measured(x[:, 0], x[:, 1], flops)
+    return Runs(
+        n_params=x[:, 0],
+        n_images=x[:, 1],
+        flops=flops if flops is not None else cost.of(x[:, 0], x[:, 1]),
+        y=y,
+        weights=np.ones(len(y)),
+        clusters=None,
+        cost=cost,
+    )
+
+
+def mixed(
+    group: Group, table: Table, numbers: Sheet, budgets: Budgets, flops_per: float | None, how: How
+) -> tuple[Document, Mixed]:
+    """The group's answer, and what an answer for all groups takes of it."""
+    shares = [name for name in numbers.inputs if name.startswith(SHARE)]
+    k, rows = len(shares), np.array(group.fitted_rows, np.int64) - 1
+    x, flops = group.fitted.x[:, : 2 + k], group.fitted.x[:, 2 + k] if len(numbers.inputs) > 2 + k else None
+    runs = runs_of(x, flops, group.fitted.y, flops_per)
+    asked, hours = in_flops(budgets, runs.flops, rows, table)
+    of_law = replace(group.fitted, x=x)
+    found = blend(runs, of_law, [name.removeprefix(SHARE) for name in shares], asked, how)
+    document = {
+        "group": group.key,
+        "rows": documents.rows([group]),
+        "flops": _flops(runs),
+        **({"gpu_hours": hours} if budgets.gpu_hours else {}),
+        "warnings": list(cost_warnings(runs.cost)),
+        "modalities": list(found.modalities),
+        "absent_modalities": list(found.absent),
+        "gamma": estimate(found.gamma) if found.gamma else dict(documents.NO_ESTIMATE),
+        "approaches": [approaches.approach(found.approach, group.fitted_rows)],
+        "agreement": approaches.agreement([found.approach]),
+    }
+    return document, Mixed(key=group.key, points=x, flops=flops, rows=rows, found=found)
+
+
+def _flops(runs: Runs) -> Document:
+    largest = float(runs.flops.max()) if len(runs.flops) else None
+    return {"k": number(runs.cost.k), "power_of_n": number(runs.cost.power), "largest": number(largest)}
+
+
+def for_all(parts: Sequence[Mixed], table: Table, budgets: Budgets, flops_per: float | None, how: How) -> Document:
+    """The mixture, model and data size that make the mean over groups of the log error least."""
+    x = np.concatenate([part.points for part in parts])
+    given = [part.flops for part in parts if part.flops is not None]
+    runs = runs_of(x, np.concatenate(given) if given else None, np.empty(0), flops_per)
+    asked, hours = in_flops(budgets, runs.flops, np.concatenate([part.rows for part in parts]), table)
+    names = [", ".join(f"{name} {value}" for name, value in part.key.items()) for part in parts]
+    found = together([part.found for part in parts], names, runs, asked, how)
+    drawn = found.draws
+    return {
+        "status": found.status.key if found.status else NOT_JOINED,
+        "reason": found.reason,
+        "warnings": list(found.warnings),
+        "groups": [dict(parts[i].key) for i in found.members],
+        "modalities": list(found.modalities),
+        "flops": _flops(runs),
+        **({"gpu_hours": hours} if budgets.gpu_hours else {}),
+        "intervals": {
+            "method": drawn.method if drawn else None,
+            "level": how.level,
+            "luck": None if drawn is None else "of the same runs, in common" if drawn.together else "independent",
+        },
+        "optima": _optima(found, [dict(parts[i].key) for i in found.members]),
+    }
+
+
+def _optima(found: Together, keys: Sequence[Document]) -> list[Document]:
+    """`loss` is the geometric mean over groups; `loss_over_own` what a group pays for sharing, 1 for nothing."""
+    return [
+        {
+            **approaches.optimum(best),
+            "groups": [
+                {"group": key, "loss": estimate(one.y), "loss_over_own": estimate(one.over_own)}
+                for key, one in zip(keys, losses, strict=True)
+            ],
+        }
+        for best, losses in zip(found.optima, found.losses, strict=True)
+    ]
+
+
+def not_joined(reason: str) -> Document:
+    """The shape of a common answer without a number in it."""
+    return {"status": NOT_JOINED, "reason": reason, "warnings": [], "groups": [], "modalities": [], "optima": []}
