@@ -1,7 +1,8 @@
 """How often an interval that says 95 % holds the truth, on planted laws: `python -m tests.benchmarks.coverage`.
 
-Prints results/coverage.md, a few minutes on one core. For profiles all data sets of a design are searched in one batch
-of the code that serves one fit (a test holds the two to the same numbers); other methods fit one by one.
+Prints the tables of results/coverage.md, those of single laws in a few minutes on one core. For profiles all data sets
+of a design are searched in one batch of the code that serves one fit (a test holds the two to the same numbers); other
+methods fit one by one, as do the choice among laws and the laws of categories.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -24,6 +25,8 @@ from analysis.laws.law import Law
 from analysis.objective import LOG_HUBER, LOG_SQUARED, Objective
 from analysis.points import Matrix, Vector, points
 from analysis.uncertainty import Method, uncertainty
+from tests.benchmarks.coverage_categories import ACROSS_NUMBERS, MIXTURE_NUMBERS, mixtures, of_across
+from tests.benchmarks.coverage_choice import CHOICE_COLUMNS, choice_row, designs, of_choice
 
 LEVEL = 0.95
 NOISE = 0.02
@@ -234,26 +237,50 @@ def markdown(found: list[Coverage]) -> str:
 
 ASKED = ("exponent(s)", "floor", "curve at the largest", "curve at 10x", "new run at 10x")
 COLUMNS = ("law", "sizes", "seeds", "method", "data sets", *ASKED)
-HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+OF_CELLS = ("design", "cells", "seeds", "data sets")
+
+
+def head(columns: Sequence[str]) -> str:
+    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+
+
+def tables(given: argparse.Namespace) -> Iterator[str]:
+    """Lines of those asked for."""
+    if given.sets or given.others:
+        yield head(COLUMNS)
+    if given.sets:
+        yield from (markdown(covered(design, given.sets)) for design in planted())
+    if given.others:
+        yield from map(markdown, others(given.others))
+    if given.choice:
+        yield head(CHOICE_COLUMNS)
+        yield from (choice_row(of_choice(design, given.choice)) for design in designs())
+    if given.mixtures:
+        yield head((*OF_CELLS, *MIXTURE_NUMBERS))
+        yield from (one.row(MIXTURE_NUMBERS) for one in mixtures(given.mixtures))
+    if given.across:
+        yield head((*OF_CELLS, *ACROSS_NUMBERS, "AICc finds the pattern"))
+        yield from (one.row(ACROSS_NUMBERS) for one in of_across(given.across))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.coverage", description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", type=int, default=1000, help="data sets a design, by profile (default 1000; 0: none)")
-    parser.add_argument("--others", type=int, default=100, help="data sets a design, one by one (default 100; 0: none)")
+    for flag, usual, what in (
+        ("sets", 1000, "single laws by profile"),
+        ("others", 100, "single laws by other methods, one by one"),
+        ("choice", 0, "the choice among laws; about an hour for 200"),
+        ("mixtures", 0, "the mixture law"),
+        ("across", 0, "one law across categories"),
+    ):
+        said = f"data sets a design, {what} (default {usual}; 0: none)"
+        parser.add_argument(f"--{flag}", type=int, default=usual, help=said)
     given = parser.parse_args()
     started = time.perf_counter()
     where = f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}"
-    print(
-        f"{date.today()}, `python -m tests.benchmarks.coverage --sets {given.sets} --others {given.others}`, {where}\n"
-    )
-    print(HEAD)
-    if given.sets:
-        for design in planted():
-            print(markdown(covered(design, given.sets)), flush=True)
-    if given.others:
-        for found in others(given.others):
-            print(markdown(found), flush=True)
+    asked = " ".join(f"--{flag} {n}" for flag, n in vars(given).items() if n or flag in ("sets", "others"))
+    print(f"{date.today()}, `python -m tests.benchmarks.coverage {asked}`, {where}\n")
+    for line in tables(given):
+        print(line, flush=True)
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 
