@@ -5,8 +5,11 @@ The contract tests count the same with torch: parameters to the last one, FLOPs 
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from scaling.models.shape import (
     Shape,
@@ -91,6 +94,26 @@ def dinov2(shape: Shape, options: DinoV2Options) -> Cost:
         values_per_image=seen + (2 + o.n_local + masked) * 5 * h + logits,
         n_params_held=n_params(shape) + head,
     )
+
+
+Last = Literal["norm", "scale", "linear"]
+"""What is behind a projector's last layer: batch norm alone, batch norm with a scale, or a bias alone."""
+
+
+def projector_params(widths: Sequence[int], last: Last) -> int:
+    """Layers without biases; batch norms of two values each behind all but the last."""
+    layers = sum(i * o for i, o in itertools.pairwise(widths))
+    return layers + 2 * sum(widths[1:-1]) + (0 if last == "norm" else widths[-1])
+
+
+def projector_flops(widths: Sequence[int]) -> float:
+    """Forward, of one row."""
+    return 2.0 * sum(i * o for i, o in itertools.pairwise(widths))
+
+
+def projector_values(widths: Sequence[int]) -> float:
+    """Values kept for the backward pass, for one row: inputs of layers and of both halves of a batch norm."""
+    return widths[0] + 3.0 * sum(widths[1:])
 
 
 def random(shape: Shape, options: BaselineOptions) -> Cost:
