@@ -60,28 +60,36 @@ def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], draw
 
 
 @full_precision
-def jitter(images_BCHW: Tensor, draws: Draws, *, probability: float = 0.8) -> Tensor:
-    """Brightness and contrast +-40 %; for colour also saturation +-20 %, hue +-0.1 turns and grey in a fifth.
+def jitter(
+    images_BCHW: Tensor,
+    draws: Draws,
+    *,
+    probability: float = 0.8,
+    light: float = 0.4,
+    saturation: float = 0.2,
+    hue: float = 0.1,
+) -> Tensor:
+    """Brightness and contrast +-`light`; for colour also saturation, hue in turns, and grey in a fifth.
 
-    DINOv2's amounts (dinov2/data/augmentations.py). One 3x3 matrix and one offset an image.
+    By default DINOv2's amounts (dinov2/data/augmentations.py). One 3x3 matrix and one offset an image.
     """
     b, c = images_BCHW.shape[:2]
-    brightness, contrast = draws.uniform((b,), 0.6, 1.4), draws.uniform((b,), 0.6, 1.4)
+    brightness, contrast = (draws.uniform((b,), 1 - light, 1 + light) for _ in range(2))
     on = draws.uniform((b,)) < probability
     gain = torch.where(on, brightness * contrast, 1.0)[:, None, None, None]
     lift = torch.where(on, (brightness - 1) * MEAN / STD, 0.0)[:, None, None, None]
     mean_B111 = images_BCHW.mean(dim=(1, 2, 3), keepdim=True)
     keep = torch.where(on, brightness * (1 - contrast), 0.0)[:, None, None, None]
     if c == 3:
-        matrix_B33 = _colour_matrix(b, on, draws)
+        matrix_B33 = _colour_matrix(b, on, draws, saturation, hue)
         images_BCHW = torch.einsum("bij,bjhw->bihw", matrix_B33, images_BCHW)
     return images_BCHW * gain + mean_B111 * keep + lift
 
 
-def _colour_matrix(b: int, on: Tensor, draws: Draws) -> Tensor:
+def _colour_matrix(b: int, on: Tensor, draws: Draws, most_saturation: float, most_hue: float) -> Tensor:
     """(B, 3, 3): hue as a rotation about the grey axis (Rodrigues), then saturation towards luminance."""
-    angle = torch.where(on, draws.uniform((b,), -0.1, 0.1) * 2 * torch.pi, 0.0)
-    saturation = torch.where(on, draws.uniform((b,), 0.8, 1.2), 1.0)
+    angle = torch.where(on, draws.uniform((b,), -most_hue, most_hue) * 2 * torch.pi, 0.0)
+    saturation = torch.where(on, draws.uniform((b,), 1 - most_saturation, 1 + most_saturation), 1.0)
     saturation = torch.where(draws.uniform((b,)) < 0.2, 0.0, saturation)
     eye = torch.eye(3, device=angle.device)
     ones = torch.full((3, 3), 1 / 3, device=angle.device)
