@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from analysis import documents, mixing
+from analysis import documents, mixing, repeating
 from analysis.approaches import agreement, approach
 from analysis.documents import Document, number
 from analysis.frontier import frontier
@@ -22,7 +22,11 @@ from analysis.table import Question, Table, open_table
 
 LAWS_OF_BOTH = ("chinchilla", "chinchilla_tied")
 """Whose optimum has a closed form."""
-MIXTURE = "mixture"
+MIXTURE, CONSTRAINED = "mixture", "constrained"
+ALONE = (MIXTURE, CONSTRAINED)
+"""Laws that know of what approaches 1 and 2 do not."""
+
+NOTES = {MIXTURE: [mixing.NOTE], CONSTRAINED: [repeating.NOTE]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class FrontierAsk:
     """Column of budget labels; empty: runs of nearly equal FLOPs are found."""
     flops_per: float | None = None
     """C / (N D); None: measured where FLOPs are mapped, else 6."""
+    unique: tuple[float, ...] = ()
+    """Images there are, of the law of repeats."""
 
 
 def frontier_document(ask: FrontierAsk) -> Document:
@@ -67,14 +73,15 @@ def frontier_document(ask: FrontierAsk) -> Document:
             "by": list(ask.question.by),
             "exclude": ask.question.exclude or None,
             "objective": ask.how.objective,
-            "approaches": [3] if ask.law == MIXTURE else list(ask.approaches),
+            "approaches": [3] if ask.law in ALONE else list(ask.approaches),
             "isoflop": ask.isoflop or None,
+            "unique": list(ask.unique) or None,
             "resamples": ask.how.resamples,
             "seed": ask.how.seed,
             "level": ask.how.level,
         },
         "rows": documents.rows(found),
-        "notes": [*numbers.notes, *([mixing.NOTE] if ask.law == MIXTURE else [])],
+        "notes": [*numbers.notes, *NOTES.get(ask.law, [])],
         "groups": answers,
         **({"together": _together(mixed, table, ask)} if ask.law == MIXTURE and len(asked) > 1 else {}),
         "seconds": perf_counter() - started,
@@ -83,12 +90,17 @@ def frontier_document(ask: FrontierAsk) -> Document:
 
 def _problems(ask: FrontierAsk) -> list[str]:
     found = list(ask.how.problems)
-    if ask.law not in (*LAWS_OF_BOTH, MIXTURE):
-        found.append(f"--law: {unknown('law of N and D', ask.law, (*LAWS_OF_BOTH, MIXTURE))}")
-    if ask.law == MIXTURE and 3 not in ask.approaches:
-        found.append("--approach: --law mixture is approach 3, and the others read no mixtures; add 3 or leave it out")
-    if ask.law == MIXTURE and ask.isoflop:
-        found.append("--isoflop: is of approach 2, which reads no mixtures; leave it out with --law mixture")
+    if ask.law not in (*LAWS_OF_BOTH, *ALONE):
+        found.append(f"--law: {unknown('law of N and D', ask.law, (*LAWS_OF_BOTH, *ALONE))}")
+    if ask.law in ALONE and 3 not in ask.approaches:
+        found.append(f"--approach: --law {ask.law} is approach 3, and the others know no such law; add 3")
+    if ask.law in ALONE and ask.isoflop:
+        found.append(f"--isoflop: is of approach 2, which --law {ask.law} leaves out; leave it out too")
+    if ask.law == CONSTRAINED and not ask.unique:
+        found.append("--unique: how many images there are, which --law constrained needs; such as --unique 2e7")
+    if ask.law != CONSTRAINED and ask.unique:
+        found.append(f"--unique: is of --law constrained, and {ask.law} knows of no repeats; leave it out")
+    found += [f"--unique: {value:g} is no number of images" for value in ask.unique if not 1 <= value < np.inf]
     for option, values in (("--budget", ask.budgets.flops), ("--gpu-hours", ask.budgets.gpu_hours)):
         found += [f"{option}: {value:g} is no budget; positive numbers" for value in values if not 0 < value < np.inf]
     for option, value in (("--flops-per", ask.flops_per), ("--flops-per-gpu-hour", ask.budgets.flops_per_gpu_hour)):
@@ -102,11 +114,12 @@ def _problems(ask: FrontierAsk) -> list[str]:
 def _numbers(table: Table, ask: FrontierAsk) -> Sheet:
     """N, D and, where the table has it, C. What FLOPs grow with is images seen, where those are mapped."""
     mapped = dict(table.mapped)
-    if "images_seen" in mapped:
+    if "images_seen" in mapped and ask.law != CONSTRAINED:
         mapped["n_images"] = mapped["images_seen"]
     has_flops = "train_flops" in mapped or "train_flops" in table.rows
     shares = mixing.shares_of(table) if ask.law == MIXTURE else ()
-    inputs = ("n_params", "n_images", *shares, *(("train_flops",) if has_flops else ()))
+    sizes = repeating.INPUTS if ask.law == CONSTRAINED else ("n_params", "n_images")
+    inputs = (*sizes, *shares, *(("train_flops",) if has_flops else ()))
     plain = Table(**{**vars(table), "mapped": mapped})
     return sheet(plain, inputs, relative=ask.how.relative, law=ask.law, may_be_zero=shares)
 
@@ -120,6 +133,8 @@ def _answered(group: Group, table: Table, numbers: Sheet, ask: FrontierAsk, mixe
             if ask.law == MIXTURE:
                 answer, part = mixing.mixed(group, table, numbers, ask.budgets, ask.flops_per, ask.how)
                 mixed.append(part)
+            elif ask.law == CONSTRAINED:
+                answer = repeating.repeated(group, table, numbers, ask.budgets, ask.unique, ask.flops_per, ask.how)
             else:
                 answer = _allocated(group, table, numbers, ask)
         except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
@@ -143,7 +158,7 @@ def _together(mixed: list[Mixed], table: Table, ask: FrontierAsk) -> Document:
 def _broken(group: Group, ask: FrontierAsk, reason: str) -> Document:
     """The shape of an answer without a number in it."""
     named = [("envelope", 1), ("parabola", 2), ("cubic", 2), (ask.law, 3)]
-    named = named[3:] if ask.law == MIXTURE else named
+    named = named[3:] if ask.law in ALONE else named
     blank: Document = {"status": "not_computable", "reason": reason, "warnings": [], "coefficient": None, "optima": []}
     nothing = {"a": dict(documents.NO_ESTIMATE), "b": dict(documents.NO_ESTIMATE)}
     return {

@@ -9,7 +9,7 @@ from enum import StrEnum
 import numpy as np
 
 from analysis.fit import Fit
-from analysis.flops import Flops
+from analysis.flops import Flops, measured
 from analysis.isoflop import Minimum
 from analysis.points import Index, Vector
 from analysis.uncertainty import Estimate
@@ -54,6 +54,12 @@ class Optimum:
     """Of each modality, where the law has a mixture."""
     gain: Estimate | None = None
     """y over that of the best one mixture run at its own best sizes for this budget; None without a mixture."""
+    unique: float | None = None
+    """Images there are, where the law knows of repeats; n_images is then images seen."""
+    epochs: Estimate | None = None
+    """Images seen over those there are; up to 1 they do not limit the answer."""
+    over_unlimited: Estimate | None = None
+    """y over what the budget would reach if images never ran out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +115,22 @@ class Runs:
     weights: Vector
     clusters: Index | None
     cost: Flops
+
+
+def runs_of(n_params: Vector, n_images: Vector, flops: Vector | None, y: Vector, flops_per: float | None) -> Runs:
+    """FLOPs as mapped, and how they follow from sizes measured from them; else k N D, k = `flops_per` or 6."""
+    cost = Flops() if flops_per is None else Flops(k=flops_per)
+    if flops is not None and flops_per is None and len(flops):
+        cost = measured(n_params, n_images, flops)
+    return Runs(
+        n_params=n_params,
+        n_images=n_images,
+        flops=flops if flops is not None else cost.of(n_params, n_images),
+        y=y,
+        weights=np.ones(len(y)),
+        clusters=None,
+        cost=cost,
+    )
 
 
 def estimate(value: float, draws: Vector, *, level: float) -> Estimate:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis import documents
-from analysis.allocation import Approach, Optimum
+from analysis.allocation import Approach, Optimum, Runs
 from analysis.documents import Document, estimate, number
 from analysis.isoflop import Minimum
 
@@ -39,7 +39,15 @@ def optimum(found: Optimum) -> Document:
         "notes": list(found.notes),
         **({"shares": {name: estimate(one) for name, one in found.shares.items()}} if found.shares else {}),
         **({"loss_over_best_run_mixture": estimate(found.gain)} if found.gain else {}),
+        **({"unique_images": found.unique, "epochs": estimate(found.epochs)} if found.epochs else {}),
+        **({"loss_over_unlimited_images": estimate(found.over_unlimited)} if found.over_unlimited else {}),
     }
+
+
+def cost(runs: Runs) -> Document:
+    """C = k N^power D; `largest`: of the costliest run."""
+    largest = float(runs.flops.max()) if len(runs.flops) else None
+    return {"k": number(runs.cost.k), "power_of_n": number(runs.cost.power), "largest": number(largest)}
 
 
 def _minimum(found: Minimum, rows: tuple[int, ...]) -> Document:

@@ -35,9 +35,9 @@ class Blend:
     """What the mixture law answers on one group of runs."""
 
     approach: Approach
-    modalities: tuple[str, ...]
+    modalities: tuple[str, ...] = ()
     """Those with images in some run; the law is of these."""
-    absent: tuple[str, ...]
+    absent: tuple[str, ...] = ()
     """Mapped, but in no run: nothing is known of them."""
     gamma: Estimate | None = None
     """Below 1 a mixture beats its parts; None unless answered."""
@@ -83,10 +83,10 @@ def blend(runs: Runs, points: Points, modalities: Sequence[str], budgets: Sequen
     columns = [0, 1, *(2 + modalities.index(name) for name in there)]
     given = replace(points, x=points.x[:, columns])
     found = fit(law, given, objective=how.measure)
-    status, reason = _no_optimum(found)
+    status, reason = no_optimum(found)
     if status is not Answer.ANSWERED:
         return Blend(approach=_nothing(status, reason, found), modalities=there, absent=absent)
-    sure = _sure(found, how)
+    sure = resampled(found, how)
     a, b = (sure.of(partial(_exponent, which=which, cost=runs.cost)) for which in (0, 1))
     gamma = sure.of(law.derived[0].compute)
     shares = _shares(found, sure)
@@ -117,8 +117,8 @@ def _absent(names: Sequence[str]) -> list[str]:
     return [f"no run has images of {', '.join(names)}: nothing is known of them, and they are left out"] * bool(names)
 
 
-def _no_optimum(found: Fit) -> tuple[Answer, str]:
-    """Why a fit has no compute-optimal sizes or mixture."""
+def no_optimum(found: Fit) -> tuple[Answer, str]:
+    """Why a fit has no compute-optimal sizes. A parameter that is no exponent may stand at its bound."""
     if found.status in (Status.UNIDENTIFIED, Status.FLAT):
         return Answer.UNIDENTIFIED, found.reason
     if found.status is Status.TOO_FEW:
@@ -126,7 +126,7 @@ def _no_optimum(found: Fit) -> tuple[Answer, str]:
     if not found.status.usable:
         return Answer.NO_FIT, found.reason
     low, high = found.law.bounds(found.points.x, found.points.y)
-    exponent = slice(2, 4)
+    exponent = [found.law.names.index(name) for name in ("alpha", "beta")]
     if (found.theta[exponent] - low[exponent] < BOUND).any():
         return Answer.NO_MINIMUM, f"{found.reason}; more of one size at the cost of the other never stops to pay"
     if (high[exponent] - found.theta[exponent] < BOUND).any():
@@ -134,16 +134,13 @@ def _no_optimum(found: Fit) -> tuple[Answer, str]:
     return Answer.ANSWERED, ""
 
 
-def _sure(found: Fit, how: How) -> Uncertainty:
-    """By resampling unless asked otherwise: a share at its end of 0 or 1 has no slope to search an end by."""
-    if not how.resamples and how.intervals != "profile":
-        return uncertainty(found, method="delta", level=how.level)
-    method = how.intervals
+def resampled(found: Fit, how: How) -> Uncertainty:
+    """By resampling unless asked otherwise: a share at its end of 0 or 1 has no slope to search an end by, and the
+    search for an end at infinity is long."""
+    method = how.intervals if how.resamples or how.intervals == "profile" else "delta"
     if method == "auto":
-        auto = uncertainty(found, method="auto", n=how.resamples, seed=how.seed, level=how.level)
-        if auto.method in ("bootstrap", "parametric"):
-            return auto
-        method = "parametric"
+        many = uncertainty(found, method="auto", n=0, level=how.level).method == "bootstrap"
+        method = "bootstrap" if many else "parametric"
     return uncertainty(found, method=method, n=how.resamples, seed=how.seed, level=how.level)  # type: ignore[arg-type]
 
 

@@ -107,8 +107,12 @@ def _add_frontier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--law",
         default="chinchilla",
-        help="of approach 3: chinchilla (default), chinchilla_tied, or mixture, which finds the best shares of the "
-        "modalities too, for each group and for all of them together (map share_MODALITY=COL of each)",
+        help="of approach 3: chinchilla (default), chinchilla_tied; mixture, which finds the best shares of the "
+        "modalities too, for each group and for all of them together (map share_MODALITY=COL of each); or constrained, "
+        "which finds the epochs too (map images_seen)",
+    )
+    parser.add_argument(
+        "--unique", type=_floats, default=(), metavar="D,...", help="images there are, with --law constrained"
     )
     parser.add_argument("--budget", type=_floats, default=(), metavar="FLOPS,...", help="such as 1e21,1e22")
     parser.add_argument("--gpu-hours", type=_floats, default=(), metavar="H,...", help="budgets in GPU-hours")
@@ -185,6 +189,7 @@ def frontier(options: argparse.Namespace) -> int:
             approaches=options.approach,
             isoflop=options.isoflop,
             flops_per=options.flops_per,
+            unique=options.unique,
         )
         return frontier_document(ask)
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from analysis import approaches, documents
-from analysis.allocation import Runs
+from analysis.allocation import Answer, Approach, runs_of
 from analysis.blending import Blend, Together, blend, together
-from analysis.documents import Document, estimate, number
-from analysis.flops import Flops, measured
+from analysis.documents import Document, estimate
 from analysis.frontier import cost_warnings
 from analysis.how import How
 from analysis.points import Index, Matrix, Vector
@@ -50,22 +49,6 @@ class Mixed:
     found: Blend
 
 
-def runs_of(x: Matrix, flops: Vector | None, y: Vector, flops_per: float | None) -> Runs:
-    """x (n, 2 + k); FLOPs as other approaches have them: as mapped, else k N D."""
-    cost = Flops() if flops_per is None else Flops(k=flops_per)
-    if flops is not None and flops_per is None and len(flops):
-        cost = measured(x[:, 0], x[:, 1], flops)
-    return Runs(
-        n_params=x[:, 0],
-        n_images=x[:, 1],
-        flops=flops if flops is not None else cost.of(x[:, 0], x[:, 1]),
-        y=y,
-        weights=np.ones(len(y)),
-        clusters=None,
-        cost=cost,
-    )
-
-
 def mixed(
     group: Group, table: Table, numbers: Sheet, budgets: Budgets, flops_per: float | None, how: How
 ) -> tuple[Document, Mixed]:
@@ -73,14 +56,19 @@ def mixed(
     shares = [name for name in numbers.inputs if name.startswith(SHARE)]
     k, rows = len(shares), np.array(group.fitted_rows, np.int64) - 1
     x, flops = group.fitted.x[:, : 2 + k], group.fitted.x[:, 2 + k] if len(numbers.inputs) > 2 + k else None
-    runs = runs_of(x, flops, group.fitted.y, flops_per)
+    runs = runs_of(x[:, 0], x[:, 1], flops, group.fitted.y, flops_per)
     asked, hours = in_flops(budgets, runs.flops, rows, table)
     of_law = replace(group.fitted, x=x)
-    found = blend(runs, of_law, [name.removeprefix(SHARE) for name in shares], asked, how)
+    try:
+        found = blend(runs, of_law, [name.removeprefix(SHARE) for name in shares], asked, how)
+    except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+        # whatever odd numbers make of the linear algebra: the group counts as one without an answer
+        reason = f"{type(error).__name__}: {error}"
+        found = Blend(approach=Approach(name="mixture", number=3, status=Answer.NO_FIT, reason=reason))
     document = {
         "group": group.key,
         "rows": documents.rows([group]),
-        "flops": _flops(runs),
+        "flops": approaches.cost(runs),
         **({"gpu_hours": hours} if budgets.gpu_hours else {}),
         "warnings": list(cost_warnings(runs.cost)),
         "modalities": list(found.modalities),
@@ -92,16 +80,11 @@ def mixed(
     return document, Mixed(key=group.key, points=x, flops=flops, rows=rows, found=found)
 
 
-def _flops(runs: Runs) -> Document:
-    largest = float(runs.flops.max()) if len(runs.flops) else None
-    return {"k": number(runs.cost.k), "power_of_n": number(runs.cost.power), "largest": number(largest)}
-
-
 def for_all(parts: Sequence[Mixed], table: Table, budgets: Budgets, flops_per: float | None, how: How) -> Document:
     """The mixture, model and data size that make the mean over groups of the log error least."""
     x = np.concatenate([part.points for part in parts])
     given = [part.flops for part in parts if part.flops is not None]
-    runs = runs_of(x, np.concatenate(given) if given else None, np.empty(0), flops_per)
+    runs = runs_of(x[:, 0], x[:, 1], np.concatenate(given) if given else None, np.empty(0), flops_per)
     asked, hours = in_flops(budgets, runs.flops, np.concatenate([part.rows for part in parts]), table)
     names = [", ".join(f"{name} {value}" for name, value in part.key.items()) for part in parts]
     found = together([part.found for part in parts], names, runs, asked, how)
@@ -112,7 +95,7 @@ def for_all(parts: Sequence[Mixed], table: Table, budgets: Budgets, flops_per: f
         "warnings": list(found.warnings),
         "groups": [dict(parts[i].key) for i in found.members],
         "modalities": list(found.modalities),
-        "flops": _flops(runs),
+        "flops": approaches.cost(runs),
         **({"gpu_hours": hours} if budgets.gpu_hours else {}),
         "intervals": {
             "method": drawn.method if drawn else None,

@@ -49,15 +49,20 @@ def _frontier(document: Document) -> list[str]:
                     f"  C = {show(best['budget'])}: N = {_interval(best['n_params'])}, "
                     f"D = {_interval(best['n_images'])}, loss {_interval(best['loss'])}"
                 )
-                lines += _mixture(best)
+                lines += _more(best)
                 lines += [f"    {note}" for note in best["notes"]]
         if reason := group.get("gpu_hours", {}).get("reason"):
             lines.append(f"GPU-hours: {reason}")
     return lines + (_together(document["together"]) if "together" in document else [])
 
 
-def _mixture(best: Document) -> list[str]:
-    """Of an optimum that has one: shares, and what they gain."""
+def _more(best: Document) -> list[str]:
+    """Of an optimum that has them: shares and what they gain, or epochs and what they cost."""
+    if "epochs" in best:
+        epochs, over = _interval(best["epochs"], 3), _interval(best["loss_over_unlimited_images"], 4)
+        return [
+            f"    of {show(best['unique_images'])} images: epochs {epochs}, loss over that of unlimited ones {over}"
+        ]
     if "shares" not in best:
         return []
     lines = [f"    shares: {', '.join(f'{name} {_interval(one, 3)}' for name, one in best['shares'].items())}"]
@@ -76,7 +81,7 @@ def _together(found: Document) -> list[str]:
             f"  C = {show(best['budget'])}: N = {_interval(best['n_params'])}, D = {_interval(best['n_images'])}, "
             f"geometric mean of losses {_interval(best['loss'])}"
         )
-        lines += _mixture(best)
+        lines += _more(best)
         lines += [f"    {note}" for note in best["notes"]]
         rows = [
             (", ".join(map(show, one["group"].values())), _interval(one["loss"], 4), _interval(one["loss_over_own"], 4))

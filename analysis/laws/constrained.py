@@ -43,7 +43,7 @@ def evaluate(x: Matrix, thetas: Matrix) -> tuple[Matrix, Stack]:
     data_worth, data_slope, _ = worth(np.exp(ln_seen - ln_unique), np.exp(ln_rd))
     ln_data = ln_unique + np.log(data_worth)
 
-    ln_suited = (beta * ln_unique + ln_a - ln_b + np.log(alpha) - np.log(beta)) / alpha
+    ln_suited = log_suited(ln_unique, thetas)
     excess = np.maximum(ln_n - ln_suited, 0.0)
     ratio = np.exp(np.minimum(excess, LARGEST))
     model_worth, model_slope, fading = worth(ratio, np.exp(ln_rn))
@@ -67,6 +67,22 @@ def evaluate(x: Matrix, thetas: Matrix) -> tuple[Matrix, Stack]:
         -alpha * model * model_slope / model_worth,
     )
     return largest + np.log(total), np.moveaxis(np.stack(gradient), 0, -1)
+
+
+def log_loss(ln_n: Matrix, unique: float, ln_seen: Matrix, thetas: Matrix) -> Matrix:
+    """(B, m) ln L of thetas (B, 7), each at its own sizes (B, m), with `unique` images to draw from."""
+    ln_a, ln_b, ln_e, alpha, beta, ln_rd, ln_rn = (column[:, None] for column in thetas.T)
+    ln_unique = np.minimum(ln_seen, np.log(unique))
+    ln_data = ln_unique + np.log(worth(np.exp(ln_seen - ln_unique), np.exp(ln_rd))[0])
+    excess = np.maximum(ln_n - log_suited(ln_unique, thetas), 0.0)
+    ln_model = ln_n - excess + np.log(worth(np.exp(np.minimum(excess, LARGEST)), np.exp(ln_rn))[0])
+    return np.asarray(np.logaddexp(np.logaddexp(ln_a - alpha * ln_model, ln_b - beta * ln_data), ln_e))
+
+
+def log_suited(ln_unique: Matrix, thetas: Matrix) -> Matrix:
+    """(B, m) ln N_opt(U): beyond it parameters are in excess of their images."""
+    ln_a, ln_b, _, alpha, beta = (column[:, None] for column in thetas[:, :5].T)
+    return np.asarray((beta * ln_unique + ln_a - ln_b + np.log(alpha) - np.log(beta)) / alpha)
 
 
 def bounds(x: Matrix, y: Vector) -> tuple[Vector, Vector]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.allocation import runs_of
 from analysis.blending import blend
 from analysis.cli import main
 from analysis.compromise import common_optimum
@@ -17,7 +18,6 @@ from analysis.flops import Flops
 from analysis.frontier import log_optimum
 from analysis.how import How
 from analysis.laws.mixture import mixture, optimum, with_shares
-from analysis.mixing import runs_of
 from analysis.points import points
 
 NAMES = ("ct", "mr", "us")
@@ -131,7 +131,11 @@ def test_over_many_tables_intervals_cover_as_stated() -> None:
     for seed in range(32):
         y = LAW.predict(x, mine) * np.exp(0.02 * np.random.default_rng(seed).standard_normal(len(x)))
         found = blend(
-            runs_of(x, None, y, None), points(x, y), NAMES, [1e15], How(objective="log_squared", resamples=100)
+            runs_of(x[:, 0], x[:, 1], None, y, None),
+            points(x, y),
+            NAMES,
+            [1e15],
+            How(objective="log_squared", resamples=100),
         )
         (one,) = found.approach.optima
         hits.append([one.shares["ct"].low < truth[0] < one.shares["ct"].high])
@@ -240,7 +244,7 @@ def test_text_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ("more", "said"),
     [
         (["--approach", "1,2"], "--approach: --law mixture is approach 3"),
-        (["--isoflop", "N"], "--isoflop: is of approach 2, which reads no mixtures"),
+        (["--isoflop", "N"], "--isoflop: is of approach 2, which --law mixture leaves out"),
         (["--map", "n_params=N,n_images=D,error=error"], "needs the shares of two modalities or more"),
         (["--map", f"{MAP.replace('CT', 'CTT')}"], "share_ct: unknown column 'CTT'; did you mean 'CT'?"),
         (["--law", "mixtures"], "--law: unknown law of N and D 'mixtures'; did you mean 'mixture'?"),
