@@ -83,6 +83,42 @@ ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
             "DINO + iBOT + KoLeo, EMA teacher",
             cost="scaling.algorithms.closed_forms:dinov2",
         ),
+        "dino": Entry(
+            "scaling.algorithms.dinov2:DINOv2",
+            options.DinoOptions,
+            "self-distillation of class tokens across crops, EMA teacher",
+            cost="scaling.algorithms.closed_forms:dinov2",
+        ),
+        "ibot": Entry(
+            "scaling.algorithms.dinov2:DINOv2",
+            options.IbotOptions,
+            "DINO + masked patches, one head, EMA teacher",
+            cost="scaling.algorithms.closed_forms:dinov2",
+        ),
+        "simclr": Entry(
+            "scaling.algorithms.simclr:SimCLR",
+            options.SimClrOptions,
+            "two views attract, all others repel",
+            cost="scaling.algorithms.closed_forms:simclr",
+        ),
+        "mocov3": Entry(
+            "scaling.algorithms.mocov3:MoCoV3",
+            options.MocoV3Options,
+            "queries find their keys, momentum encoder",
+            cost="scaling.algorithms.closed_forms:mocov3",
+        ),
+        "ijepa": Entry(
+            "scaling.algorithms.ijepa:IJEPA",
+            options.IJepaOptions,
+            "predicts a teacher's tokens of hidden blocks",
+            cost="scaling.algorithms.closed_forms:ijepa",
+        ),
+        "lejepa": Entry(
+            "scaling.algorithms.lejepa:LeJEPA",
+            options.LeJepaOptions,
+            "views predict their mean, embeddings kept normal, no teacher",
+            cost="scaling.algorithms.closed_forms:lejepa",
+        ),
         "random": Entry(
             "scaling.algorithms.baselines:Random",
             options.BaselineOptions,
@@ -107,8 +143,11 @@ SOURCES: Mapping[str, Entry] = MappingProxyType(
 
 PROBES: Mapping[str, Entry] = MappingProxyType(
     {
-        "linear": Entry("scaling.probes.linear:Linear", options.LinearOptions, "logistic regression"),
-        "knn": Entry("scaling.probes.knn:Knn", options.KnnOptions, "weighted nearest neighbours"),
+        # version 2: features kept in fp16; linear: all strengths at once, each to a gradient of 1e-5
+        "linear": Entry("scaling.probes.linear:Linear", options.LinearOptions, "logistic regression", version=2),
+        "knn": Entry("scaling.probes.knn:Knn", options.KnnOptions, "weighted nearest neighbours", version=2),
+        "ridge": Entry("scaling.probes.ridge:Ridge", options.RidgeOptions, "ridge regression, closed form"),
+        "biovfm": Entry("scaling.probes.biovfm:Biovfm", options.BiovfmOptions, "the reference study's trained head"),
     }
 )
 

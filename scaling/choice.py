@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scaling.catalog import ALGORITHMS
 from scaling.config import Sweep
 from scaling.cost import cost_of
 from scaling.data.source import Source
@@ -242,8 +243,10 @@ def warnings(tune: Tune, tried: Sequence[Tried], best: Sequence[Best], choices: 
             yield f"{c.algorithm}/{c.model}: {what}; add an anchor nearer to this size"
     if tune.rule == "power" and len(tune.at) == 1:
         yield "the power rule has one anchor, so every size takes its lr; add a second anchor for a slope"
-    if tune.criterion == "loss" and any(c.algorithm == "dinov2" for c in choices):
-        yield "dinov2's loss depends on its teacher and is low after a collapse too; criterion: probe is sounder for it"
+    for name in dict.fromkeys(c.algorithm for c in choices):
+        if tune.criterion == "loss" and "ema" in ALGORITHMS[name].options.model_fields:
+            what = "loss depends on its teacher and is low after a collapse too; criterion: probe is sounder for it"
+            yield f"{name}'s {what}"
 
 
 def rows_of(tuning: Tuning) -> Iterator[dict[str, Any]]:

@@ -6,13 +6,22 @@ Row 2. Types and ranges are pydantic's work; this module adds places, did-you-me
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from scaling.catalog import ALGORITHMS, MODELS, PROBES, SOURCES
@@ -122,21 +131,44 @@ def _union(table: Mapping[str, Any]) -> Any:
     return functools.reduce(operator.or_, (entry.options for entry in table.values()))
 
 
+ON_BY_DEFAULT = ("linear", "knn")
+PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
+    "biovfm": {"max_train": None, **dict.fromkeys(ON_BY_DEFAULT), "biovfm": {}},
+}
+"""What a protocol says where the YAML does not."""
+
+
 class _ProbeBase(Options):
     """How frozen features are read out; null leaves a probe out."""
 
+    protocol: Literal["biovfm"] | None = None
+    """biovfm: as the reference study, its head on all training images and no other probe unless it is named."""
     tasks: Annotated[Annotated[Literal["all"], Text] | Annotated[list[str], Other], BY_TYPE] = "all"
     pool: Literal["cls", "mean", "both"] = "both"
     """Features: class token, mean of the patch tokens, or both side by side."""
-    max_train: int = Field(default=5000, ge=2)
-    """Training images of a task used at most, a seeded choice in proportion to its classes."""
+    max_train: Annotated[int, Field(ge=2)] | None = 5000
+    """Training images of a task used at most, a seeded choice in proportion to its classes; null uses all."""
     bootstrap: int = Field(default=200, ge=0)
     """Resamples of the test images behind each standard error."""
+    keep_mb: int = Field(default=1024, ge=0)
+    """MB of features a run keeps, so that a further read-out costs no forward pass. Not part of the identity."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_protocol(cls, values: Any) -> Any:
+        return {**PROTOCOLS.get(str(values.get("protocol")), {}), **values} if isinstance(values, dict) else values
 
     def read_outs(self) -> dict[str, Options]:
         """The probes wanted, by name."""
         chosen = {name: getattr(self, name) for name in PROBES}
         return {name: options for name, options in chosen.items() if options is not None}
+
+    def identity(self) -> dict[str, Any]:
+        """All that changes what a task's read-outs give."""
+        read_outs = {
+            n: {"version": PROBES[n].version, **o.model_dump(mode="json")} for n, o in self.read_outs().items()
+        }
+        return {"pool": self.pool, "max_train": self.max_train, "bootstrap": self.bootstrap, "read_outs": read_outs}
 
 
 if TYPE_CHECKING:
@@ -149,7 +181,9 @@ else:
         "Algorithms", __base__=Options, **{n: (ALGORITHMS[n].options, ALGORITHMS[n].options()) for n in TRAINED}
     )
     Probe = create_model(
-        "Probe", __base__=_ProbeBase, **{n: (entry.options | None, entry.options()) for n, entry in PROBES.items()}
+        "Probe",
+        __base__=_ProbeBase,
+        **{n: (e.options | None, e.options() if n in ON_BY_DEFAULT else None) for n, e in PROBES.items()},
     )
 
 Weights = Annotated[
@@ -342,17 +376,19 @@ def _patches(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     if isinstance(size, int) and size % patch:
         fits = ", ".join(str(p) for p in range(2, size + 1) if size % p == 0)
         yield ("encoder", "patch_size"), f"{patch} does not divide data.image_size {size}; these do: {fits}"
-    for key in ("global_size", "local_size"):
-        crop = _section(raw, "algorithms", "dinov2").get(key)
+    for name, key in itertools.product(TRAINED, ("global_size", "local_size")):
+        crop = _section(raw, "algorithms", name).get(key)
         if isinstance(crop, int) and crop % patch:
             nearest = max(1, round(crop / patch)) * patch
-            at = ("algorithms", "dinov2", key)
+            at = ("algorithms", name, key)
             yield at, f"{crop} is no multiple of encoder.patch_size {patch}; the nearest is {nearest}"
 
 
 def _probes(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     probe = _section(raw, "probe")
-    if all(name in probe and probe[name] is None for name in PROBES):
+    protocol = PROTOCOLS.get(str(probe.get("protocol")), {})
+    said = {**{name: True for name in ON_BY_DEFAULT}, **protocol, **probe}
+    if all(said.get(name) is None for name in PROBES):
         yield ("probe",), f"leaves every read-out out; keep one of {', '.join(PROBES)}"
     if probe.get("tasks") == []:
         yield ("probe", "tasks"), "is empty; name tasks or write `all`"

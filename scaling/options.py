@@ -71,6 +71,18 @@ class MaeOptions(Recipe):
     """Area of the random crop as a share of the image."""
 
 
+class IbotHead(Options):
+    """A head of iBOT's own, and its prototypes; defaults of DINOv2's vitl14.yaml."""
+
+    prototypes: int = Field(default=131072, ge=2)
+    hidden: int = Field(default=2048, ge=1)
+    bottleneck: int = Field(default=256, ge=1)
+
+
+Off = Annotated[float, Field(ge=0, le=0)]
+"""Weight of a term that the algorithm of this name does not have; `dinov2` takes any combination."""
+
+
 class DinoV2Options(Recipe):
     """DINO + iBOT + KoLeo (Oquab et al. 2023, arXiv 2304.07193); defaults of its ssl_default_config.yaml."""
 
@@ -80,11 +92,16 @@ class DinoV2Options(Recipe):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     clip_grad: Positive | None = 3.0
     prototypes: int = Field(default=65536, ge=2)
-    """Outputs of the DINO and iBOT heads, which are tied as in the reference default."""
+    """Outputs of the head."""
     head_hidden: int = Field(default=2048, ge=1)
     head_bottleneck: int = Field(default=256, ge=1)
+    ibot_head: Annotated[Annotated[Literal["tied"], Text] | Annotated[IbotHead, Other], BY_TYPE] = Field(
+        default="tied", exclude_if=lambda head: head == "tied"
+    )
+    """tied: iBOT uses DINO's head, as in the reference default; else the sizes of a head of its own. Written out only
+    then, so that the fingerprints of runs from before there was a choice still hold."""
     n_local: int = Field(default=8, ge=0)
-    """Small crops per image, beside the two global ones."""
+    """Small crops per image, beside the two global ones; DINO alone uses them."""
     global_size: int | None = Field(default=None, gt=0)
     """Pixels of the two global crops; null = the image's."""
     local_size: int | None = Field(default=None, gt=0)
@@ -96,7 +113,9 @@ class DinoV2Options(Recipe):
     mask_range: tuple[Fraction, Fraction] = (0.1, 0.5)
     """Share of masked patches in such a crop, spread evenly over the batch."""
     dino_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Of the class tokens' cross entropy. Nothing of a term without weight is built or computed."""
     ibot_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Of the masked patches' cross entropy."""
     koleo_weight: Annotated[float, Field(ge=0)] = 0.1
     centering: Literal["mean", "sinkhorn"] = "mean"
     student_temp: Positive = 0.1
@@ -106,6 +125,147 @@ class DinoV2Options(Recipe):
     """Teacher momentum, from the first value to the second by a cosine."""
     freeze_last_layer: Fraction = 0.01
     """Share of the run in which the prototypes do not move (1 of 100 epochs in the reference)."""
+
+    @model_validator(mode="after")
+    def _trains(self) -> DinoV2Options:
+        if not self.dino_weight and not self.ibot_weight:
+            raise PydanticCustomError("idle", "has neither DINO's nor iBOT's loss; give dino_weight or ibot_weight")
+        if self.ibot_head != "tied" and not (self.dino_weight and self.ibot_weight):
+            raise PydanticCustomError(
+                "idle", "gives iBOT a head of its own where a loss has no weight; allowed: ibot_head: tied"
+            )
+        return self
+
+
+class DinoOptions(DinoV2Options):
+    """DINO (Caron et al. 2021, arXiv 2104.14294); defaults of dino@04c0ad9:main_dino.py, its batch 512.
+
+    There EMA starts at 0.9995 for batches of 256.
+    """
+
+    lr: LearningRate = LearningRate(base=5e-4)
+    final_lr: Fraction = 0.001
+    """1e-6 of the peak 1e-3."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    global_scale: tuple[Fraction, Fraction] = (0.4, 1.0)
+    local_scale: tuple[Fraction, Fraction] = (0.05, 0.4)
+    ibot_weight: Off = 0.0
+    koleo_weight: Off = 0.0
+    teacher_temp: tuple[Positive, Positive] = (0.04, 0.04)
+    ema: tuple[Fraction, Fraction] = (0.996, 1.0)
+
+
+class IbotOptions(DinoV2Options):
+    """iBOT (Zhou et al. 2022, arXiv 2111.07832): DINO and masked patches, one head; the ViT-S of ibot@030ffe4:README.
+
+    Mask ratio 0.3 +- 0.2 in half of the crops. Warm-up, frozen prototypes and decay: main_ibot.py.
+    """
+
+    lr: LearningRate = LearningRate(base=5e-4)
+    final_lr: Fraction = 0.0005
+    """1e-6 of the peak 2e-3 at batch 1024."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    prototypes: int = Field(default=8192, ge=2)
+    n_local: int = Field(default=10, ge=0)
+    global_scale: tuple[Fraction, Fraction] = (0.25, 1.0)
+    local_scale: tuple[Fraction, Fraction] = (0.05, 0.25)
+    koleo_weight: Off = 0.0
+    ema: tuple[Fraction, Fraction] = (0.996, 1.0)
+
+
+class SimClrOptions(Recipe):
+    """SimCLR (Chen et al. 2020, arXiv 2002.05709); defaults of its README's ImageNet run (google-research/simclr).
+
+    Its optimiser is LARS for ResNets; AdamW and its values are those of MoCo v3's ViTs (CONFIG.md), for want of others.
+    """
+
+    lr: LearningRate = LearningRate(base=1.5e-4)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    temperature: Positive = 0.1
+    """0.5 in its CIFAR-10 run."""
+    projector_layers: int = Field(default=2, ge=1)
+    projector_hidden: int = Field(default=2048, ge=1)
+    """There the width of a ResNet-50's features; the same for every encoder, as MoCo v3's."""
+    projector_width: int = Field(default=128, ge=1)
+    crop_scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    colour_strength: Annotated[float, Field(ge=0, le=1.25)] = 1.0
+    """Brightness, contrast and saturation +-0.8, hue +-0.2 turns at 1; 0.5 in its CIFAR-10 run."""
+
+
+class MocoV3Options(Recipe):
+    """MoCo v3 (Chen et al. 2021, arXiv 2104.02057); defaults of moco-v3@c349e6e:CONFIG.md and main_moco.py for ViTs."""
+
+    lr: LearningRate = LearningRate(base=1.5e-4)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    warmup: Fraction = 0.133
+    """40 of 300 epochs."""
+    temperature: Positive = 0.2
+    head_hidden: int = Field(default=4096, ge=1)
+    """Of the projector, three layers, and of the predictor, two."""
+    head_width: int = Field(default=256, ge=1)
+    """Of queries and keys."""
+    ema: tuple[Fraction, Fraction] = (0.99, 1.0)
+    """Momentum of the encoder of keys, from the first value to the second by a cosine."""
+    freeze_patches: bool = True
+    """The patch projection stays at its random start, for stability (section 4.3)."""
+    crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)
+
+
+class IJepaOptions(Recipe):
+    """I-JEPA (Assran et al. 2023, arXiv 2301.08243); defaults of ijepa@52c1ae9:configs/in1k_vith14_ep300.yaml."""
+
+    lr: LearningRate = LearningRate(base=1e-3, rule="sqrt", ref_batch=2048)
+    """The reference has one batch size alone: the rule is a guess."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.04
+    weight_decay_end: Annotated[float, Field(ge=0)] | None = 0.4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    warmup: Fraction = 0.13
+    final_lr: Fraction = 1e-3
+    predictor: Literal["paper", "light"] = "light"
+    """paper: 384 wide, 6 blocks for encoders of up to 12 and 12 for deeper ones (section A.1); light: half the
+    encoder's width and depth, which is the paper's for ViT-B. Heads are the encoder's."""
+    n_targets: int = Field(default=4, ge=1)
+    """Blocks to predict of each image; they may overlap."""
+    target_scale: Annotated[float, Field(gt=0, lt=1)] = 0.175
+    """Area of each block as a share of the image: the middle of the reference's 0.15 to 0.2."""
+    target_aspect: tuple[Positive, Positive] = (0.75, 1.5)
+    """Height by width of a block, before rounding to whole patches."""
+    context_scale: tuple[Fraction, Fraction] = (0.85, 1.0)
+    """Area of the square from which the context is taken as a share of the image."""
+    crop_scale: tuple[Fraction, Fraction] = (0.3, 1.0)
+    """Area of the random crop as a share of the image."""
+    ema: tuple[Fraction, Fraction] = (0.996, 1.0)
+    """Teacher momentum, from the first value to the second in a straight line."""
+
+
+class LeJepaOptions(Recipe):
+    """LeJEPA (Balestriero & LeCun 2025, arXiv 2511.08544); defaults of rbalestr-lab/lejepa@a0d6745:README.md."""
+
+    lr: LearningRate = LearningRate(base=5e-4, rule="constant")
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    warmup: Fraction = 0.01
+    """One epoch of 100 in the reference."""
+    final_lr: Fraction = 1e-3
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    sigreg_weight: Fraction = 0.05
+    """Lambda: share of SIGReg in the loss, the prediction's is the rest."""
+    n_slices: int = Field(default=1024, ge=1)
+    """Random directions of a step along which embeddings are compared with a normal distribution."""
+    n_knots: int = Field(default=17, ge=2)
+    """Frequencies at which characteristic functions are compared, from 0 to `t_max`."""
+    t_max: Positive = 3.0
+    projector_hidden: int = Field(default=2048, ge=1)
+    projector_width: int = Field(default=128, ge=1)
+    n_local: int = Field(default=6, ge=0)
+    """Small crops per image, beside the two global ones."""
+    global_size: int | None = Field(default=None, gt=0)
+    """Pixels of the two global crops; null = the image's."""
+    local_size: int | None = Field(default=None, gt=0)
+    """Pixels; null = half the image, rounded up to whole patches."""
+    global_scale: tuple[Fraction, Fraction] = (0.3, 1.0)
+    local_scale: tuple[Fraction, Fraction] = (0.05, 0.3)
 
 
 class BaselineOptions(Options):
@@ -197,8 +357,34 @@ class LinearOptions(Options):
         return self
 
 
+class RidgeOptions(Options):
+    """Ridge regression of 0/1 targets on standardised features."""
+
+    l2_min: Positive = 1e-4
+    """Weakest penalty tried, per training image: |w|^2 beside the mean squared error."""
+    l2_max: Positive = 1e2
+    n_l2: int = Field(default=13, ge=1)
+    """Penalties tried, evenly spaced in their logarithm; the validation AUC chooses."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RidgeOptions:
+        if self.l2_min > self.l2_max:
+            raise PydanticCustomError("order", "l2_min is above l2_max; give l2_min <= l2_max")
+        return self
+
+
 class KnnOptions(Options):
     """Weighted nearest neighbours by cosine similarity (DINO's protocol)."""
 
     k: int = Field(default=20, ge=1)
     temperature: Positive = 0.07
+
+
+class BiovfmOptions(Options):
+    """The reference study's trained head; defaults of its evaluation/MyLitModel.py (BioVFM@5fc0e0d) as it was called."""
+
+    lr: Positive = 1e-2
+    """At the first epoch; it falls to 0 by a cosine, epoch by epoch."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: int = Field(default=128, ge=2)
+    epochs: int = Field(default=100, ge=1)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scaling.errors import Problem, SpecError
 from scaling.models.shape import (
     Shape,
     block_flops,
@@ -20,7 +21,15 @@ from scaling.models.shape import (
     encoder_values,
     n_params,
 )
-from scaling.options import BaselineOptions, DinoV2Options, MaeOptions
+from scaling.options import (
+    BaselineOptions,
+    DinoV2Options,
+    IJepaOptions,
+    LeJepaOptions,
+    MaeOptions,
+    MocoV3Options,
+    SimClrOptions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +37,7 @@ class Cost:
     """What an algorithm costs at a shape."""
 
     n_params: dict[str, int]
-    """Trainable parameters by part; `encoder` first."""
+    """Trainable parameters by part; `encoder` first and whole: what is `frozen` of it is a part below zero."""
     flops_per_image: float
     """Of one training step divided by its batch, multiply-add = 2, backward = 2 x forward; attention counted."""
     values_per_image: float = 0.0
@@ -64,35 +73,54 @@ def mae(shape: Shape, options: MaeOptions) -> Cost:
     )
 
 
-def global_size(shape: Shape, options: DinoV2Options) -> int:
+def global_size(shape: Shape, options: DinoV2Options | LeJepaOptions) -> int:
     """Pixels of DINOv2's global crops."""
     return options.global_size or shape.image_size
 
 
-def local_size(shape: Shape, options: DinoV2Options) -> int:
+def local_size(shape: Shape, options: DinoV2Options | LeJepaOptions) -> int:
     """Pixels of a local crop: half the image, in whole patches."""
     return options.local_size or math.ceil(shape.image_size / 2 / shape.patch_size) * shape.patch_size
 
 
+def head_sizes(options: DinoV2Options) -> dict[str, tuple[int, int, int]]:
+    """Hidden width, bottleneck and prototypes of each of DINOv2's heads, by name; iBOT's is among them if separate."""
+    sizes = {"head": (options.head_hidden, options.head_bottleneck, options.prototypes)}
+    if options.ibot_head != "tied":
+        sizes["ibot_head"] = (options.ibot_head.hidden, options.ibot_head.bottleneck, options.ibot_head.prototypes)
+    return sizes
+
+
+def n_local(options: DinoV2Options) -> int:
+    """Local crops of an image: DINO alone looks at them."""
+    return options.n_local if options.dino_weight else 0
+
+
 def dinov2(shape: Shape, options: DinoV2Options) -> Cost:
     o, p = options, shape.patch_size
-    n_global, n_local = (global_size(shape, o) // p) ** 2, (local_size(shape, o) // p) ** 2
-    h, b = o.head_hidden, o.head_bottleneck
-    layers = [(shape.width, h), (h, h), (h, b)]
-    head = sum(i * j + j for i, j in layers) + o.prototypes * b
-    per_token = 2.0 * (sum(i * j for i, j in layers) + b * o.prototypes)
-    masked = 2 * o.mask_probability * sum(o.mask_range) / 2 * n_global
-    student = 2 * encoder_flops(shape, n_global) + o.n_local * encoder_flops(shape, n_local)
-    teacher = 2 * encoder_flops(shape, n_global)
-    heads = (3 * (2 + o.n_local + masked) + (2 + masked)) * per_token
-    seen = 2 * encoder_values(shape, n_global) + o.n_local * encoder_values(shape, n_local)
-    # A student's row of logits is kept in the run's precision and, for its log-softmax, in fp32; a teacher's in fp32.
-    logits = (3 * (2 + o.n_local + masked) + 2 * (2 + masked)) * o.prototypes
+    n_global, n_small = (global_size(shape, o) // p) ** 2, (local_size(shape, o) // p) ** 2
+    cls = 2 if o.dino_weight else 0
+    masked = 2 * o.mask_probability * sum(o.mask_range) / 2 * n_global if o.ibot_weight else 0
+    n_params_of, heads, kept = {"encoder": n_params(shape)}, 0.0, 0.0
+    for name, (h, b, prototypes) in head_sizes(o).items():
+        serves_ibot = name == "ibot_head" or o.ibot_head == "tied"
+        teacher = (cls if name == "head" else 0) + (masked if serves_ibot else 0)
+        student = teacher + (n_local(o) if name == "head" else 0)
+        layers = [(shape.width, h), (h, h), (h, b)]
+        n_params_of[name] = sum(i * j + j for i, j in layers) + prototypes * b
+        heads += (3 * student + teacher) * 2.0 * (sum(i * j for i, j in layers) + b * prototypes)
+        # A student's row of logits is kept in the run's precision and, for log-softmax, in fp32; a teacher's in fp32.
+        kept += student * 5 * h + (3 * student + 2 * teacher) * prototypes
+    n_held = sum(n_params_of.values())
+    if o.ibot_weight:
+        n_params_of["mask_token"] = shape.width
+    encoded = 2 * encoder_flops(shape, n_global)
+    seen = 2 * encoder_values(shape, n_global) + n_local(o) * encoder_values(shape, n_small)
     return Cost(
-        n_params={"encoder": n_params(shape), "head": head, "mask_token": shape.width},
-        flops_per_image=3 * student + teacher + heads,
-        values_per_image=seen + (2 + o.n_local + masked) * 5 * h + logits,
-        n_params_held=n_params(shape) + head,
+        n_params=n_params_of,
+        flops_per_image=3 * (encoded + n_local(o) * encoder_flops(shape, n_small)) + encoded + heads,
+        values_per_image=seen + kept,
+        n_params_held=n_held,
     )
 
 
@@ -114,6 +142,105 @@ def projector_flops(widths: Sequence[int]) -> float:
 def projector_values(widths: Sequence[int]) -> float:
     """Values kept for the backward pass, for one row: inputs of layers and of both halves of a batch norm."""
     return widths[0] + 3.0 * sum(widths[1:])
+
+
+def simclr_widths(shape: Shape, options: SimClrOptions) -> list[int]:
+    """Of the projector, input first."""
+    return [shape.width, *[options.projector_hidden] * (options.projector_layers - 1), options.projector_width]
+
+
+def simclr(shape: Shape, options: SimClrOptions) -> Cost:
+    """Without the similarities, 24 B d FLOPs an image of a batch of B, d = `projector_width`."""
+    widths, n = simclr_widths(shape, options), shape.n_patches
+    return Cost(
+        n_params={"encoder": n_params(shape), "projector": projector_params(widths, "scale")},
+        flops_per_image=3 * 2 * (encoder_flops(shape, n) + projector_flops(widths)),
+        values_per_image=2 * (encoder_values(shape, n) + projector_values(widths)),
+    )
+
+
+def mocov3_widths(shape: Shape, options: MocoV3Options) -> tuple[list[int], list[int]]:
+    """Of the projector and of the predictor, input first."""
+    hidden, out = options.head_hidden, options.head_width
+    return [shape.width, hidden, hidden, out], [out, hidden, out]
+
+
+def mocov3(shape: Shape, options: MocoV3Options) -> Cost:
+    """Without the similarities, 8 B d FLOPs an image of a batch of B, d = `head_width`; without the backward of a
+    frozen patch projection."""
+    projector, predictor = mocov3_widths(shape, options)
+    n = shape.n_patches
+    parts = {
+        "encoder": n_params(shape),
+        "projector": projector_params(projector, "norm"),
+        "predictor": projector_params(predictor, "norm"),
+    }
+    student = encoder_flops(shape, n) + projector_flops(projector) + projector_flops(predictor)
+    teacher = encoder_flops(shape, n) + projector_flops(projector)
+    flops, held = 2 * (3 * student + teacher), parts["encoder"] + parts["projector"]
+    if options.freeze_patches:
+        frozen = (shape.patch_values + 1) * shape.width
+        parts["frozen"], held = -frozen, held + frozen
+        flops -= 2 * 2 * 2 * n * shape.patch_values * shape.width
+    kept = encoder_values(shape, n) + projector_values(projector) + projector_values(predictor)
+    return Cost(n_params=parts, flops_per_image=flops, values_per_image=2 * kept, n_params_held=held)
+
+
+def block_counts(shape: Shape, options: IJepaOptions) -> tuple[int, int]:
+    """Patches of I-JEPA's context and of one of its blocks.
+
+    The context has what even blocks without overlap leave, 3 of 10, which at 14 x 14 patches is about what the
+    reference's has after it is cut to the smallest of a batch. Raises SpecError where blocks may leave nothing.
+    """
+    n, o = shape.n_patches, options
+    block = max(1, round(o.target_scale * n))
+    context = min(int(min(o.context_scale) * n), n - o.n_targets * block)
+    if context < 1:
+        what = f"{o.n_targets} blocks of {block} patches may hide all {n} of an image; take fewer or smaller blocks "
+        raise SpecError([Problem(where="algorithms.ijepa", what=what + "(n_targets, target_scale) or smaller patches")])
+    return context, block
+
+
+def predictor_size(shape: Shape, options: IJepaOptions) -> tuple[int, int, int]:
+    """Width, depth, heads of I-JEPA's predictor."""
+    if options.predictor == "paper":
+        return 384, 6 if shape.depth <= 12 else 12, shape.heads
+    return shape.width // 2, max(1, shape.depth // 2), shape.heads
+
+
+def ijepa(shape: Shape, options: IJepaOptions) -> Cost:
+    context, block = block_counts(shape, options)
+    width, depth, _ = predictor_size(shape, options)
+    t, d = options.n_targets, shape.width
+    predictor = (d + 1) * width + width + depth * block_params(width) + 2 * width + (width + 1) * d
+    tokens = 1 + context + block
+    predicted = 2 * (1 + context + t * block) * d * width + t * depth * block_flops(tokens, width)
+    kept = t * (depth * block_values(tokens, width) + block * 3 * d)
+    return Cost(
+        n_params={"encoder": n_params(shape), "predictor": predictor},
+        flops_per_image=3 * (encoder_flops(shape, context) + predicted) + encoder_flops(shape, shape.n_patches),
+        values_per_image=encoder_values(shape, context) + kept,
+        n_params_held=n_params(shape),
+    )
+
+
+def lejepa_widths(shape: Shape, options: LeJepaOptions) -> list[int]:
+    """Of the projector, input first."""
+    return [shape.width, options.projector_hidden, options.projector_hidden, options.projector_width]
+
+
+def lejepa(shape: Shape, options: LeJepaOptions) -> Cost:
+    o, widths = options, lejepa_widths(shape, options)
+    n_global, n_small = ((size(shape, o) // shape.patch_size) ** 2 for size in (global_size, local_size))
+    views = 2 + o.n_local
+    encoded = 2 * encoder_flops(shape, n_global) + o.n_local * encoder_flops(shape, n_small)
+    sliced = 2.0 * o.projector_width * o.n_slices
+    seen = 2 * encoder_values(shape, n_global) + o.n_local * encoder_values(shape, n_small)
+    return Cost(
+        n_params={"encoder": n_params(shape), "projector": projector_params(widths, "linear")},
+        flops_per_image=3 * (encoded + views * projector_flops(widths)) + 2 * views * sliced,
+        values_per_image=seen + views * (projector_values(widths) + 2 * o.n_slices),
+    )
 
 
 def random(shape: Shape, options: BaselineOptions) -> Cost:

@@ -3,27 +3,32 @@
 A student sees two global crops, some of their patches masked, and several local ones; a teacher, the running mean of
 the student, sees the global crops whole. DINO matches class tokens across crops, iBOT masked patches within a crop,
 KoLeo spreads the class tokens of a crop apart; it and Sinkhorn's centring look across all images of a step, whichever
-processes and micro-batches have them. The heads of DINO and iBOT are tied, as in the reference default.
-Letters: B batch, G = 2 B global crops, L local crops, N patches, M masked patches of all crops, D width, P prototypes.
+processes and micro-batches have them. Without weights for some of the terms it is DINO (Caron et al. 2021) or iBOT
+(Zhou et al. 2022). The heads of DINO and iBOT are tied, as in the reference default, or separate.
+Letters: B batch, G = 2 B global crops, L local crops, N patches, M masked patches of all crops, R rows, D width,
+P prototypes.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scaling import parallel
-from scaling.algorithms.closed_forms import global_size, local_size
+from scaling.algorithms.closed_forms import global_size, head_sizes, local_size, n_local
 from scaling.data.views import blur, jitter, normalise, random_crop, solarise
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder
 from scaling.options import DinoV2Options
-from scaling.parallel import Draws, Part
+from scaling.parallel import Draws
 
 CENTRE_MOMENTUM = 0.9
 """dinov2/loss/dino_clstoken_loss.py"""
@@ -61,80 +66,136 @@ class Head(nn.Module):
         return F.linear(at, prototypes).float()
 
 
-class DINOv2(nn.Module):
-    dino_centre: Tensor
-    ibot_centre: Tensor
+class Centring(nn.Module):
+    """Teacher's logits of a term -> distributions for the student: centred, so that no prototype takes all, and sharp.
+
+    By the running mean of the logits or by Sinkhorn's algorithm; either knows of all rows of a step, wherever they are.
+    """
+
+    mean: Tensor
     seen: Tensor
-    """Mean teacher logits of the step's class tokens and masked patches so far; the centres move by it afterwards."""
+    """Mean logits of the step's rows so far; the mean moves by it afterwards."""
+
+    def __init__(self, prototypes: int, how: Literal["mean", "sinkhorn"]) -> None:
+        super().__init__()
+        self.how = how
+        if how == "mean":
+            self.register_buffer("mean", torch.zeros(1, prototypes))
+            self.register_buffer("seen", torch.zeros(1, prototypes), persistent=False)
+        self.moves = False
+        """Whether the step has any rows in any part."""
+        self.columns: Tensor | None = None
+        """In a step of several parts: `sinkhorn_columns` of all rows, (1, P)."""
+
+    def forward(self, logits_RP: Tensor, temperature: float, n_all: int) -> Tensor:
+        """(R, P); `n_all` is how many rows the step has in all its parts."""
+        if self.how == "sinkhorn":
+            scaled = logits_RP / temperature
+            return sinkhorn(scaled) if self.columns is None else (scaled + self.columns).softmax(dim=-1)
+        self.moves = n_all > 0
+        self.seen += logits_RP.sum(dim=0) / max(1, n_all)
+        return ((logits_RP - self.mean) / temperature).softmax(dim=-1)
+
+    def after_step(self) -> None:
+        self.columns = None
+        if self.moves:
+            self.mean.lerp_(parallel.total(self.seen), 1 - CENTRE_MOMENTUM)
+            self.seen.zero_()
+            self.moves = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """Which patches of the global crops the student does not see."""
+
+    patches_GN: Tensor
+    at_M: Tensor
+    """Their places among all patches of all crops."""
+    weight_M: Tensor
+    """1 / masked patches of the crop."""
+    n_all: int
+    """Masked patches of the whole step."""
+
+
+class DINOv2(nn.Module):
+    """Also DINO and iBOT: a term without weight has no parameters, and nothing is computed for it."""
+
+    head: Head
+    ibot_head: Head
+    """Only where it is separate."""
 
     def __init__(self, shape: Shape, options: DinoV2Options) -> None:
         super().__init__()
         self.options = options
         self.shape = shape
         self.encoder = Encoder(shape, drop_path=options.drop_path)
-        self.head = Head(shape.width, options.head_hidden, options.head_bottleneck, options.prototypes)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, shape.width))
-        self.teacher: nn.ModuleDict = copy.deepcopy(nn.ModuleDict({"encoder": Encoder(shape), "head": self.head}))
+        for name, sizes in head_sizes(options).items():
+            self.add_module(name, Head(shape.width, *sizes))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, shape.width)) if options.ibot_weight else None
+        heads = {name: self.get_submodule(name) for name in head_sizes(options)}
+        self.teacher: nn.ModuleDict = copy.deepcopy(nn.ModuleDict({"encoder": Encoder(shape), **heads}))
         self.teacher["encoder"].load_state_dict(self.encoder.state_dict())
         self.teacher.requires_grad_(False)
         self.probed = self.teacher["encoder"]
-        self.register_buffer("dino_centre", torch.zeros(1, options.prototypes))
-        self.register_buffer("ibot_centre", torch.zeros(1, options.prototypes))
-        self.register_buffer("seen", torch.zeros(2, options.prototypes), persistent=False)
-        self.masks_any = False
-        """Whether the step masks any patch in any part."""
+        self.heads = {"dino": "head", "ibot": "head" if options.ibot_head == "tied" else "ibot_head"}
+        """Name of each term's head."""
+        weights = {"dino": options.dino_weight, "ibot": options.ibot_weight}
+        self.centring = nn.ModuleDict(
+            {
+                term: Centring(head_sizes(options)[self.heads[term]][-1], options.centering)
+                for term, weight in weights.items()
+                if weight
+            }
+        )
         self.koleo_ahead: tuple[Tensor, Tensor] | None = None
         """In a step of several parts: KoLeo of the whole batch and its gradient by all class tokens, (G, D)."""
-        self.columns_ahead: tuple[Tensor, Tensor] | None = None
-        """In a step of several parts: `sinkhorn_columns` of class tokens and of masked patches, (1, P) each."""
 
     def loss(self, images_BCHW: Tensor, *, progress: float, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum of the three terms, each returned beside it, with the teacher's entropy in nats.
-
-        KoLeo is left out where it has no weight: there is then nothing to look ahead for.
-        """
+        """Weighted sum of the terms that have a weight, each returned beside it, with the teacher's entropy in nats:
+        of its class tokens, without DINO of its masked patches."""
         o = self.options
         crops_G, crops_L = self.crops(normalise(images_BCHW), draws)
-        masked_GN, weight_M = self.masks(len(crops_G), crops_G.shape[-1], draws)
-        cls_teacher, patch_teacher = self.targets(crops_G, masked_GN, progress, draws.part)
+        masks = self.masks(len(crops_G), crops_G.shape[-1], draws)
+        targets, entropy = self.targets(crops_G, masks, progress, draws)
         frozen = progress < o.freeze_last_layer
-        tokens_G = self.encoder(crops_G, masked_BN=masked_GN, mask_token=self.mask_token)
-        cls_G = tokens_G[:, 0]
-        logits_G = self.head(cls_G, frozen=frozen)
-        logits_L = self.head(self.encoder(crops_L)[:, 0], frozen=frozen) if o.n_local else None
-        logits_M = self.head(tokens_G[:, 1:][masked_GN], frozen=frozen)
-        terms = {
-            "dino": dino_loss(logits_G, logits_L, cls_teacher, o.student_temp),
-            "ibot": (cross_entropy(logits_M, patch_teacher, o.student_temp) * weight_M).sum() / len(crops_G),
-        }
-        total = o.dino_weight * terms["dino"] + o.ibot_weight * terms["ibot"]
+        tokens_G = self.encode(crops_G, masks)
+        logits = {term: self.logits(term, rows, frozen) for term, rows in self.rows(tokens_G, masks).items()}
+        terms = {}
+        if "dino" in logits:
+            logits_L = self.logits("dino", self.encoder(crops_L)[:, 0], frozen) if len(crops_L) else None
+            terms["dino"] = dino_loss(logits["dino"], logits_L, targets["dino"], o.student_temp)
+        if masks:
+            of_patches = cross_entropy(logits["ibot"], targets["ibot"], o.student_temp)
+            terms["ibot"] = (of_patches * masks.weight_M).sum() / len(crops_G)
         if o.koleo_weight:
-            terms["koleo"] = self.koleo(cls_G, draws)
-            total = total + o.koleo_weight * terms["koleo"]
-        entropy = torch.special.entr(cls_teacher).sum(dim=-1).mean()
+            terms["koleo"] = self.koleo(tokens_G[:, 0], draws)
+        total = torch.stack([getattr(o, f"{name}_weight") * term for name, term in terms.items()]).sum()
         return total, {**{name: term.detach() for name, term in terms.items()}, "teacher_entropy": entropy}
 
     def crops(self, images_BCHW: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Two global crops of each image, all first ones before all second ones; then the local crops likewise."""
-        o, size = self.options, global_size(self.shape, self.options)
+        o, size, n_small = self.options, global_size(self.shape, self.options), n_local(self.options)
         views = []
         for blur_at, solarise_at in ((1.0, 0.0), (0.1, 0.2)):  # BYOL's asymmetry, as in the reference
             view = jitter(random_crop(images_BCHW, size, o.global_scale, draws), draws)
             view = blur(view, draws, probability=blur_at)
             views.append(solarise(view, draws, probability=solarise_at))
-        if not o.n_local:
+        if not n_small:
             return torch.cat(views), images_BCHW[:0]
-        repeated = images_BCHW.repeat(o.n_local, 1, 1, 1)
+        repeated = images_BCHW.repeat(n_small, 1, 1, 1)
         local = random_crop(repeated, local_size(self.shape, o), o.local_scale, draws)
         return torch.cat(views), blur(jitter(local, draws), draws, probability=0.5)
 
-    def masks(self, n_crops: int, size: int, draws: Draws) -> tuple[Tensor, Tensor]:
-        """(G, N) true where masked: patches of one random block first, then others, up to the crop's count.
+    def masks(self, n_crops: int, size: int, draws: Draws) -> Masks | None:
+        """Patches of one random block first, then others, up to the crop's count; None without iBOT.
 
-        With it (M,) the weight 1 / masked patches of the crop. Counts are dealt out over the global batch.
+        Counts are dealt out over the global batch.
         """
+        if self.mask_token is None:
+            return None
         grid, n_all = size // self.shape.patch_size, draws.n_all(n_crops)
-        counts = torch.tensor(masked_counts(n_all, grid**2, self.options), device=draws.device)
+        dealt = masked_counts(n_all, grid**2, self.options)
+        counts = torch.tensor(dealt, device=draws.device)
         counts_G = draws.rows(counts[draws.of_all((n_all,)).argsort()])
         aspect = torch.exp(draws.uniform((n_crops,), math.log(0.3), math.log(1 / 0.3)))  # BEiT's range
         height = (counts_G * aspect).sqrt().clamp(1, grid).round()
@@ -147,32 +208,41 @@ class DINOv2(nn.Module):
         inside_GN = (rows[:, :, None] & columns[:, None, :]).flatten(1)
         rank_GN = (draws.uniform((n_crops, grid**2)) - inside_GN.float()).argsort(dim=1).argsort(dim=1)
         masked_GN = rank_GN < counts_G[:, None]
-        weight_GN = (1 / counts_G.clamp(min=1))[:, None].expand_as(masked_GN)
-        return masked_GN, weight_GN[masked_GN]
+        if n_all == n_crops:  # their number is known, so that the host need not wait for a GPU to count them
+            at_M = masked_GN.flatten().byte().argsort(descending=True, stable=True)[: sum(dealt)]
+        else:
+            at_M = masked_GN.flatten().nonzero()[:, 0]
+        return Masks(patches_GN=masked_GN, at_M=at_M, weight_M=1 / counts_G[at_M // grid**2], n_all=sum(dealt))
+
+    def encode(self, crops_G: Tensor, masks: Masks | None) -> Tensor:
+        """The student's tokens (G, 1 + N, D)."""
+        masked_GN = None if masks is None else masks.patches_GN
+        tokens_G: Tensor = self.encoder(crops_G, masked_BN=masked_GN, mask_token=self.mask_token)
+        return tokens_G
+
+    def rows(self, tokens_G: Tensor, masks: Masks | None) -> dict[str, Tensor]:
+        """The tokens that each term compares: class tokens (G, D) of `dino`, masked patches (M, D) of `ibot`."""
+        rows = {"dino": tokens_G[:, 0]} if self.options.dino_weight else {}
+        return rows if masks is None else {**rows, "ibot": tokens_G[:, 1:].flatten(0, 1).index_select(0, masks.at_M)}
+
+    def logits(self, term: str, rows_RD: Tensor, frozen: bool) -> Tensor:
+        """The student's, (R, P)."""
+        logits_RP: Tensor = self.get_submodule(self.heads[term])(rows_RD, frozen=frozen)
+        return logits_RP
 
     @torch.no_grad()
-    def targets(self, crops_G: Tensor, masked_GN: Tensor, progress: float, part: Part | None) -> tuple[Tensor, Tensor]:
-        """Teacher's distributions (G, P) of class tokens and (M, P) of the masked patches, centred and sharpened."""
+    def targets(
+        self, crops_G: Tensor, masks: Masks | None, progress: float, draws: Draws
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Teacher's distributions (R, P) of each term's rows, centred and sharpened, and the entropy of the first."""
         temperature = self.temperature(progress)
-        tokens_G = self.teacher["encoder"](crops_G)
-        logits_G = self.teacher["head"](tokens_G[:, 0])
-        logits_M = self.teacher["head"](tokens_G[:, 1:][masked_GN])
-        if self.columns_ahead is not None:
-            cls_columns, patch_columns = self.columns_ahead
-            cls = (logits_G / temperature + cls_columns).softmax(dim=-1)
-            return cls, (logits_M / temperature + patch_columns).softmax(dim=-1)
-        if self.options.centering == "sinkhorn":
-            return sinkhorn(logits_G / temperature), sinkhorn(logits_M / temperature)
-        cls = ((logits_G - self.dino_centre) / temperature).softmax(dim=-1)
-        patch = ((logits_M - self.ibot_centre) / temperature).softmax(dim=-1)
-        n_masked = len(logits_M)
-        if part is not None:
-            n_masked = sum(masked_counts(part.n_all(len(crops_G)), masked_GN.shape[1], self.options))
-        self.masks_any = n_masked > 0
-        self.seen[0] += logits_G.mean(dim=0) * (1 if part is None else part.share)
-        if len(logits_M):
-            self.seen[1] += logits_M.mean(dim=0) * (len(logits_M) / n_masked)
-        return cls, patch
+        n_all = {"dino": draws.n_all(len(crops_G)), "ibot": 0 if masks is None else masks.n_all}
+        targets = {
+            term: self.centring[term](self.teacher[self.heads[term]](rows), temperature, n_all[term])
+            for term, rows in self.rows(self.teacher["encoder"](crops_G), masks).items()
+        }
+        first = next(iter(targets))
+        return targets, torch.special.entr(targets[first]).sum() / max(1, n_all[first] * draws.share)
 
     def temperature(self, progress: float) -> float:
         """The teacher's."""
@@ -191,7 +261,7 @@ class DINOv2(nn.Module):
     @torch.no_grad()
     def look_ahead(self, parts: Iterable[tuple[Tensor, Draws]], *, progress: float) -> None:
         """KoLeo of the whole batch with its gradient, as in GradCache (Gao et al. 2021, arXiv 2101.06983), and what
-        Sinkhorn's centring multiplies the columns of the whole batch by.
+        Sinkhorn's centring multiplies the columns of the whole batch by; with neither, nothing.
 
         Costs one more forward pass of the global crops, by the student if KoLeo has a weight and by the teacher for
         Sinkhorn, measured on a CPU as 17 to 30 % of a step and 42 % for both, and no activations; `train_flops` leaves
@@ -199,40 +269,40 @@ class DINOv2(nn.Module):
         has without parts too. For a moment Sinkhorn holds the teacher's (G + M) D tokens of this process: logits, P / D
         times as many, are made anew from them, part by part.
         """
-        cls, teacher_cls, teacher_patches = [], [], []
+        has_koleo, has_sinkhorn = self.options.koleo_weight > 0, self.options.centering == "sinkhorn"
+        if not has_koleo and not has_sinkhorn:
+            return
+        cls, ahead = [], defaultdict(list)
         for images_BCHW, draws in parts:
             crops_G, _ = self.crops(normalise(images_BCHW), draws)
-            masked_GN, _ = self.masks(len(crops_G), crops_G.shape[-1], draws)
-            if self.options.koleo_weight:
-                tokens_G = self.encoder(crops_G, masked_BN=masked_GN, mask_token=self.mask_token)
+            masks = self.masks(len(crops_G), crops_G.shape[-1], draws)
+            if has_koleo:
+                tokens_G = self.encode(crops_G, masks)
                 cls.append(parallel.gather(by_image(tokens_G[:, 0]).clone())[0])  # a view would hold all tokens
-            if self.options.centering == "sinkhorn":
-                tokens_G = self.teacher["encoder"](crops_G)
-                teacher_cls.append(tokens_G[:, 0].clone())
-                teacher_patches.append(tokens_G[:, 1:][masked_GN])
-        if cls:
+            if has_sinkhorn:
+                for term, rows in self.rows(self.teacher["encoder"](crops_G), masks).items():
+                    ahead[term].append(rows.clone())
+        if has_koleo:
             self.koleo_ahead = koleo_with_gradient(torch.cat(cls).transpose(0, 1).flatten(0, 1))
-        if teacher_cls:
-            self.columns_ahead = self._columns(teacher_cls, progress), self._columns(teacher_patches, progress)
+        for term, rows_of_parts in ahead.items():
+            self.centring[term].columns = self._columns(term, rows_of_parts, self.temperature(progress))
 
-    def _columns(self, tokens: list[Tensor], progress: float) -> Tensor:
-        temperature = self.temperature(progress)
-        return sinkhorn_columns(lambda: (self.teacher["head"](part) / temperature for part in tokens))
+    def _columns(self, term: str, rows_of_parts: list[Tensor], temperature: float) -> Tensor:
+        head = self.teacher[self.heads[term]]
+        return sinkhorn_columns(lambda: (head(rows) / temperature for rows in rows_of_parts))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """The teacher moves towards the student, less and less: momentum rises by a cosine. The centres follow it."""
-        self.koleo_ahead = self.columns_ahead = None
+        self.koleo_ahead = None
         start, end = self.options.ema
         momentum = end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
-        for teacher, student in ((self.teacher["encoder"], self.encoder), (self.teacher["head"], self.head)):
+        for name, teacher in self.teacher.items():
+            student = self.get_submodule(name)
             torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
-        if self.options.centering == "mean":
-            means = parallel.total(self.seen)
-            self.dino_centre.lerp_(means[:1], 1 - CENTRE_MOMENTUM)
-            if self.masks_any:
-                self.ibot_centre.lerp_(means[1:], 1 - CENTRE_MOMENTUM)
-            self.seen.zero_()
+        for centring in self.centring.values():
+            assert isinstance(centring, Centring)
+            centring.after_step()
 
 
 def cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from scaling.config import load
+from scaling.config import TRAINED, load
 from scaling.errors import SpecError
 from scaling.grid import expand
 
 Write = Callable[..., Path]
+KNOWN = ", ".join(sorted(TRAINED))
 
 # What is changed in the good sweep, and the whole message without the file's name.
 MISTAKES = [
@@ -23,9 +24,9 @@ MISTAKES = [
     (
         "[mae, dinov2]",
         "[maee, dinov2]",
-        "5: grid.algorithm[0]: unknown algorithm 'maee'; did you mean 'mae'? known: dinov2, mae",
+        f"5: grid.algorithm[0]: unknown algorithm 'maee'; did you mean 'mae'? known: {KNOWN}",
     ),
-    ("[mae, dinov2]", "[mae, dinov2, random]", "5: grid.algorithm[2]: unknown algorithm 'random'; known: dinov2, mae"),
+    ("[mae, dinov2]", "[mae, dinov2, random]", f"5: grid.algorithm[2]: unknown algorithm 'random'; known: {KNOWN}"),
     ("[16, 32]", "[16, -3]", "6: grid.n_images[1]: should be greater than 0 (got -3)"),
     ("[16, 32]", "[16, 32.5]", "6: grid.n_images[1]: should be an integer"),
     ("[16, 32]", "[16, 65]", "6: grid.n_images[1]: 65 is more than pretrain.images_seen 64, so some would"),

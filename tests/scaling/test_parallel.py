@@ -150,6 +150,8 @@ IN_PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov2 without koleo": ("dinov2", {"koleo_weight": 0.0}),
     "dinov2 with much koleo and drop path": ("dinov2", {"koleo_weight": 1.0, "drop_path": 0.2}),
     "dinov2 with sinkhorn and drop path": ("dinov2", {"centering": "sinkhorn", "drop_path": 0.2}),
+    "dino with sinkhorn": ("dino", {"centering": "sinkhorn"}),
+    "ibot with a head for patches": ("ibot", {"ibot_head": {"prototypes": 24, "hidden": 12, "bottleneck": 4}}),
 }
 
 
@@ -188,7 +190,7 @@ def test_micro_batches_in_bf16_give_the_losses_of_the_whole_batch_but_for_its_ro
 def small_spec(algorithm: str, **options: Any) -> RunSpec:
     from scaling.catalog import ALGORITHMS
 
-    smaller = {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1} if algorithm == "dinov2" else {}
+    smaller = {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1} if algorithm != "mae" else {}
     return RunSpec(
         model="none",
         algorithm=algorithm,

@@ -28,6 +28,8 @@ CPU = torch.device("cpu")
 TRAINED = [name for name in ALGORITHMS if name not in BASELINES]
 SMALLER: dict[str, dict[str, Any]] = {
     "dinov2": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
+    "dino": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
+    "ibot": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
 }
 N_STEPS = 12
 
