@@ -2,7 +2,8 @@
 
 Good at: telling laws apart where they differ, beyond the data. Bad at few sizes, where one held-out point decides, and
 blind to what sets in only beyond the data. So the laws that did nearly as well as the best are kept: their weighted
-geometric mean is the prediction, and their disagreement is part of its interval.
+geometric mean is the prediction. How far all laws that were judged are from it is part of its interval: what a law may
+be wrong by is more than what the few that agree with it differ by.
 
 The smallest sizes are left out of a law's fit where that foretells clearly better: laws are asymptotic, and what
 happens early (warm-up, chance level, another regime) would bend a form that is right later.
@@ -96,10 +97,17 @@ class Selection:
 
     def predict(self, x: Matrix | Vector) -> Vector:
         """y (m,) at x (m, k): the good laws' geometric mean. Raises ValueError where no law could be fitted."""
-        return np.exp(self._weights @ self._logs(x))
+        return np.exp(self._weights @ _logs(self.good, x))
 
     def curve(self, x: Matrix | Vector) -> Band:
-        """The prediction with its interval: what each good law leaves open, and what they disagree on."""
+        """The prediction with its interval: what each good law leaves open, and how far all judged laws are from it.
+
+        What it is worth, measured on seven planted shapes over three decades (results/coverage.md): 95 % intervals hold
+        the curve in 83 to 100 % of data sets at ten times the largest of 6 sizes, and in 97 to 100 % of 12 and 24,
+        where they are up to twice as wide as they need be. Lowest where all laws tried are wrong in the same way.
+        A law that is not scored, for it has too many parameters, has no word in it; nor has what sets in beyond the
+        data, of which nothing can be known.
+        """
         return self._band(x, lambda u, at: u.curve(at))
 
     def new_runs(self, x: Matrix | Vector) -> Band:
@@ -112,17 +120,25 @@ class Selection:
             raise ValueError(f"no law to predict with: {self.reason}")
         return np.array([c.weight for c in self.good])
 
-    def _logs(self, x: Matrix | Vector) -> Matrix:
-        at = x[:, None] if x.ndim == 1 else x
-        return np.stack([c.law.log_predict(at, c.fit.theta) for c in self.good])
+    def _disagreement(self, x: Matrix | Vector, value: Vector) -> Vector:
+        """(m,) mean square distance from `value`, ln y, of all laws with a score, by its inverse.
+
+        The larger sizes are the same in all rounds, so that a score tells about as much as one held-out error, and the
+        likelihood of one normal error, at the best scale, goes as its inverse. Nothing where the winner is perfect.
+        """
+        scored = [c for c in self.candidates if c.applicable and c.fit.status.usable]
+        if not scored or scored[0].score <= EXACT:
+            return np.zeros_like(value)
+        odds = 1 / np.array([c.score for c in scored])
+        return np.asarray(odds @ (_logs(scored, x) - value) ** 2 / odds.sum())
 
     def _band(self, x: Matrix | Vector, of: Callable[[Uncertainty, Matrix | Vector], Band]) -> Band:
         """Variances of logarithms, each side of the value by itself; ends are NaN where no good law has an interval."""
-        weights, logs = self._weights, self._logs(x)
+        weights, logs = self._weights, _logs(self.good, x)
         value = weights @ logs
         bands = [of(u, x) for u in self._uncertainties]
         normal = float(stats.norm.ppf((1 + self._uncertainties[0].level) / 2))
-        disagreement = normal**2 * (weights @ (logs - value) ** 2)
+        disagreement = normal**2 * self._disagreement(x, value)
         with np.errstate(divide="ignore"):
             below = np.stack([logs[i] - np.log(band.low) for i, band in enumerate(bands)])
             above = np.stack([np.log(band.high) - logs[i] for i, band in enumerate(bands)])
@@ -263,6 +279,12 @@ def _reason(tried: _Tried, score: float) -> str:
         return found.reason
     needed = len(found.law.parameters) + 1
     return f"not scored: no smaller part of the sizes allows a fit, which needs {needed} of them and one held out"
+
+
+def _logs(candidates: Sequence[Candidate], x: Matrix | Vector) -> Matrix:
+    """(laws, m) ln y."""
+    at = x[:, None] if x.ndim == 1 else x
+    return np.stack([c.law.log_predict(at, c.fit.theta) for c in candidates])
 
 
 def _average(weights: Vector, squares: Matrix) -> Vector:

@@ -8,6 +8,7 @@ import pytest
 from analysis.laws import LAWS
 from analysis.points import Points, Vector, points
 from analysis.select import GOOD, select
+from analysis.uncertainty import uncertainty
 
 QUICK = [LAWS[name] for name in ("power", "saturating", "m3")]
 X = np.geomspace(1e6, 1e9, 10)
@@ -75,6 +76,18 @@ def test_disagreement_of_good_laws_widens_the_interval() -> None:
     weights = np.array([c.weight for c in chosen.good])
     spread = np.sqrt(weights @ (np.log(each) - np.log(band.value)) ** 2)
     assert (np.log(band.high / band.value) > spread).all()
+
+
+def test_laws_that_foretold_worse_widen_the_interval_too_by_the_inverse_of_their_score() -> None:
+    chosen = select(noisy(floored(X)), QUICK)
+    scored = [c for c in chosen.candidates if c.applicable]
+    assert len(scored) > len(chosen.good) == 1
+    odds = np.array([1 / c.score for c in scored])
+    alone, band = uncertainty(chosen.good[0].fit).curve(BEYOND), chosen.curve(BEYOND)
+    far = np.log(np.stack([c.fit.predict(BEYOND[:, None]) for c in scored]) / band.value)
+    own = np.log(alone.high / alone.value)
+    expected = np.sqrt(own**2 + 1.959964**2 * (odds / odds.sum()) @ far**2)
+    np.testing.assert_allclose(np.log(band.high / band.value), expected, rtol=1e-5)
 
 
 def test_laws_that_cannot_be_used_stay_in_the_table_with_a_reason() -> None:
