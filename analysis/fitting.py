@@ -35,6 +35,9 @@ OF_BOTH = ("chinchilla", "chinchilla_tied")
 
 ALL, CHOSEN = "all", "chosen"
 SIZES = (AUTO, ALL, CHOSEN)
+LEFT_OUT_ROWS = (
+    "{n} rows of the smallest sizes are not in the fit: without them it foretells better; --sizes all fits them too"
+)
 SIZES_RULE = {
     ALL: "all sizes",
     CHOSEN: "the smallest 20 or 40 % of the sizes are left out where the larger fitted ones are then foretold twice as "
@@ -216,9 +219,10 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
         patterns = categories.tried(base, names, given, ask.across)
         law = across(base, names, ask.across.separated(base, patterns))
         found = fit(law, given, objective=ask.how.measure)
+    elif not chosen and sizes == CHOSEN:
+        found = select(given, [base], objective=ask.how.measure, parts=parts).candidates[0].fit
     elif not chosen:
-        one = select(given, [base], objective=ask.how.measure, parts=parts) if sizes == CHOSEN else None
-        found = one.candidates[0].fit if one else fit(base, given, objective=ask.how.measure)
+        found = fit(base, given, objective=ask.how.measure)
     law = found.law
     bounds = sure(found) if found.status.usable else None
     choice = chosen if chosen and chosen.winner and not names else None
@@ -229,10 +233,7 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
     wanted = wanted.placed(group) if wanted else None
     warnings = list(bounds.warnings) if bounds else []
     if left_out := len(group.fitted) - len(found.points):
-        warnings.append(
-            f"{left_out} rows of the smallest sizes are not in the fit: without them it foretells better; "
-            "--sizes all fits them too"
-        )
+        warnings.append(LEFT_OUT_ROWS.format(n=left_out))
     answer: Document = {
         "group": group.key,
         "law": law.name,
