@@ -97,7 +97,7 @@ def centred(teacher: Tensor, centre: Tensor, temperature: float) -> tuple[Tensor
 @pytest.mark.parametrize("n_local", [0, 3])
 def test_dinos_loss_and_its_centre_are_lightlys(n_local: int) -> None:
     teacher, centre = randn(4, 2 * B, P), randn(5, 1, P) * 0.1
-    theirs = loss.DINOLoss(output_dim=P, teacher_temp=TEACHER_TEMP, student_temp=0.1, center_momentum=dinov2.CENTRE_MOMENTUM)
+    theirs = loss.DINOLoss(output_dim=P, teacher_temp=TEACHER_TEMP, student_temp=0.1, center_momentum=0.9)
     theirs.center.data = centre[None].clone()
     targets, moved = centred(teacher, centre, TEACHER_TEMP)
 
