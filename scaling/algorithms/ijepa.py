@@ -86,8 +86,8 @@ class IJEPA(nn.Module):
     def masks(self, n_images: int, draws: Draws) -> tuple[Tensor, Tensor]:
         """Patches of the context (B, K) and of the blocks (B, T, M), the context without any patch of a block.
 
-        Blocks are rectangles but for a last row that may be short. The context is a random choice of what the blocks
-        leave of a square; beside the square only if that is not enough.
+        Blocks are rectangles but for a first or last row that may be short. The context is a random choice of what
+        the blocks leave of a square; beside the square only if that is not enough.
         """
         o, grid, n = self.options, math.isqrt(self.shape.n_patches), self.shape.n_patches
         n_context, n_block = block_counts(self.shape, o)
@@ -100,6 +100,8 @@ class IJEPA(nn.Module):
         step = torch.arange(n_block, device=draws.device)
         row = (step / width).floor()
         targets_BTM = ((top + row) * grid + left + step - row * width).long()
+        turned_BT1 = draws.uniform((n_images, o.n_targets, 1)) < 0.5  # else no short row would reach the last corner
+        targets_BTM = torch.where(turned_BT1, n - 1 - targets_BTM, targets_BTM)
 
         side_B1 = (draws.uniform((n_images, 1), *o.context_scale) * n).sqrt().round().clamp(1, grid)
         left, top = ((draws.uniform((n_images, 1)) * (grid - side_B1 + 1)).floor() for _ in range(2))

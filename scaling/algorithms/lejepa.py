@@ -79,7 +79,7 @@ class LeJEPA(nn.Module):
     def look_ahead(self, parts: Iterable[tuple[Tensor, Draws]], *, progress: float) -> None:
         """One more forward pass of the encoder, which `train_flops` leaves out; holds the class tokens of all views of
         all images and, for a moment, the projector's activations and the slices, as a step in one part does."""
-        tokens, slices_dS = [], None
+        tokens, slices_dS = [], torch.empty(0)
         for images_BCHW, draws in parts:
             tokens.append(parallel.gather(self.tokens(images_BCHW, draws))[0])
             slices_dS = self.slices(draws)
