@@ -63,6 +63,7 @@ class Exclusion(StrEnum):
     KEPT = ""
     FAILED = "the run failed"
     DIVERGED = "the run diverged"
+    COLLAPSED = "the run's representation collapsed"
     NO_METRIC = "no metric: the read-out gave none"
     BASELINE = "an untrained reference, compared but not fitted"
     NO_SIZE = "the run has no positive number of parameters or images"
@@ -281,6 +282,7 @@ def _exclusions(rows: pd.DataFrame, by_hand: Mask) -> list[str]:
     reasons = [
         (rows["status"] == "failed", Exclusion.FAILED),
         (rows["status"] == "diverged", Exclusion.DIVERGED),
+        (rows["status"] == "collapsed", Exclusion.COLLAPSED),
         (rows["error"].isna(), Exclusion.NO_METRIC),
         (rows.duplicated(["run", "task", "probe"]), Exclusion.REPEATED),
         (baseline, Exclusion.BASELINE),
@@ -335,7 +337,7 @@ def accounting(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def without_result(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per run that failed or diverged, with its reason."""
+    """One row per run that failed, diverged or collapsed, with its reason."""
     lost = rows[rows["status"] != "done"].drop_duplicates("run")
     return lost[["run", "status", "model", "algorithm", "mixture", "n_images", "seed", "reason"]]
 

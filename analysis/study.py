@@ -29,7 +29,7 @@ class Study:
     references: pd.DataFrame
     """Rows of untrained baselines."""
     lost: pd.DataFrame
-    """Runs that failed or diverged."""
+    """Runs that failed, diverged or collapsed."""
     means: pd.DataFrame
     """Of fitted runs the mean error over the tasks that all have."""
     along: dict[str, list[Curve]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ def _conclude(
 def _closing(sweeping: Sweeping) -> str:
     n, name = len(sweeping.runs), sweeping.plan.document.path
     words = [f"{len(sweeping.done)} of {n} runs done"]
-    words += [f"{len(sweeping.diverged)} of them diverged"] if sweeping.diverged else []
+    words += [f"{n} of them {how}" for how, n in sorted(Counter(sweeping.unsound.values()).items())]
     words += [f"{len(sweeping.failed)} failed: `scaling failures {name}`"] if sweeping.failed else []
     words += [f"{len(sweeping.cancelled)} cancelled"] if sweeping.cancelled else []
     if sweeping.exit_code() in (SOME_FAILED, BUDGET, INTERRUPTED):

@@ -26,6 +26,7 @@ from scaling.plan import Plan, load_plan
 from scaling.planned import PlannedRun
 from scaling.preflight import preflight, slots
 from scaling.provenance import freeze
+from scaling.records import UNSOUND
 from scaling.runbody import RunBody, end_attempt
 from scaling.scheduler import Running as Attempt
 from scaling.scheduler import Scheduler
@@ -87,7 +88,7 @@ class Driver:
         if fresh.mirror:
             for key in fresh.done:
                 if not fresh.runs[key].mirrored(plan.tracking_uri):
-                    fresh.mirror.finish(fresh.runs[key], "diverged" if key in fresh.diverged else "done")
+                    fresh.mirror.finish(fresh.runs[key], fresh.unsound.get(key, "done"))
         self._obey(fresh, control)
         self._reconcile()
         return fresh
@@ -98,8 +99,8 @@ class Driver:
             sweeping.trained.add(key)
             if run.done:
                 sweeping.done.add(key)
-                if record.status == "diverged":
-                    sweeping.diverged.add(key)
+                if record.status in UNSOUND:
+                    sweeping.unsound[key] = record.status
                 return
         failure = None if again else run.dir.failure()
         if failure:
@@ -319,7 +320,7 @@ class Driver:
             sweeping.used = sweeping.used.plus(event.seconds, given.gpus, given.cpus)
         if event.kind == "started" and sweeping.mirror:
             sweeping.mirror.start(run)
-        elif event.kind in ("done", "diverged"):
+        elif event.kind in ("done", *UNSOUND):
             self._finish(sweeping, run, event)
         elif event.kind == "failed" and event.failure:
             sweeping.failed[key] = event.failure
@@ -352,11 +353,12 @@ class Driver:
         sweeping.done.add(key)
         if sweeping.mirror:
             sweeping.mirror.finish(run, event.kind)
-        if event.kind == "diverged":
-            sweeping.diverged.add(key)
+        if event.kind in UNSOUND:
+            sweeping.unsound[key] = event.kind
             record = run.dir.record()
             self.view.say(
-                f"diverged {run.point}" + (f" after {record.images_seen:,} images: {record.reason}" if record else "")
+                f"{event.kind} {run.point}"
+                + (f" after {record.images_seen:,} images: {record.reason}" if record else "")
             )
         else:
             sweeping.forecast.learn(run, event.seconds, probes_only=key in sweeping.trained)
@@ -369,8 +371,8 @@ class Driver:
                 continue
             if other.runs[key].done:
                 other.done.add(key)
-                if event.kind == "diverged":
-                    other.diverged.add(key)
+                if event.kind in UNSOUND:
+                    other.unsound[key] = event.kind
                 if other.mirror:
                     other.mirror.finish(other.runs[key], event.kind)
             elif event.kind == "failed" and event.failure:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 FailureClass = Literal["gpu_oom", "host_oom", "preempted", "hang", "io", "error"]
 """gpu_oom: the GPU's memory ran out; host_oom: the machine's; preempted: asked to go, or its node or watcher is gone;
 hang: no step for too long; io: reading or writing failed; error: everything else, most of all mistakes in the code.
-A run that diverged is no failure but a result."""
+A run that diverged or collapsed is no failure but a result."""
 FAILURE_CLASSES: tuple[FailureClass, ...] = get_args(FailureClass)
 
 EXIT_DONE, EXIT_FAILED, EXIT_IO, EXIT_STOPPED, EXIT_FENCED = 0, 1, 74, 75, 76

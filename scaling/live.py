@@ -49,8 +49,9 @@ class Snapshot:
 
     total: int
     done: int
-    """Finished before or now, diverged ones among them."""
+    """Finished before or now, diverged and collapsed ones among them."""
     diverged: int = 0
+    collapsed: int = 0
     running: Sequence[Running] = ()
     waiting: Mapping[str, int] = field(default_factory=dict)
     """For what -> how many runs, e.g. {"slot": 12, "retry": 1}."""
@@ -126,6 +127,7 @@ def headline(now: Snapshot) -> str:
     counts = [f"{now.done}/{now.total} done", f"{len(now.running)} running"]
     counts += _by_reason("waiting", now.waiting)
     counts += [f"{now.diverged} diverged"] if now.diverged else []
+    counts += [f"{now.collapsed} collapsed"] if now.collapsed else []
     counts += _by_reason("failed", now.failed)
     counts += [f"{now.cancelled} cancelled"] if now.cancelled else []
     parts = [", ".join(counts), *_hours(now), _eta(now)]

@@ -14,7 +14,7 @@ from scaling.cost import Measured, RunCost
 from scaling.data.source import TaskInfo
 from scaling.grid import Point, RunSpec
 from scaling.options import Options
-from scaling.records import RunRecord
+from scaling.records import UNSOUND, RunRecord
 from scaling.rundir import Beat, RunDir, read_json
 
 
@@ -48,7 +48,7 @@ FAR_BEAT = 60.0
 class Standing:
     """How a run stands, from one look at its directory; a table of thousands reads no file twice."""
 
-    state: Literal["done", "diverged", "failed", "running", "to probe", "begun", "waiting"]
+    state: Literal["done", "diverged", "collapsed", "failed", "running", "to probe", "begun", "waiting"]
     """begun: it has logged steps and nobody is at it; waiting: nothing is there yet."""
     record: RunRecord | None = None
     n_to_probe: int = 0
@@ -61,7 +61,7 @@ class Standing:
 
     @property
     def over(self) -> bool:
-        return self.state in ("done", "diverged")
+        return self.state in ("done", *UNSOUND)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class PlannedRun:
 
     def missing_probes(self) -> list[str]:
         record = self.dir.record()
-        if record is not None and record.status == "diverged":
+        if record is not None and record.status in UNSOUND:
             return []
         return [f for f in self.tasks if not (self.dir.path / "probes" / f"{f}.json").exists()]
 
@@ -93,8 +93,8 @@ class PlannedRun:
         except FileNotFoundError:
             return Standing(state="waiting")
         record = self.dir.record() if "result.json" in there else None
-        if record is not None and record.status == "diverged":
-            return Standing(state="diverged", record=record)
+        if record is not None and (record.status == "diverged" or record.status == "collapsed"):
+            return Standing(state=record.status, record=record)
         probed = set(os.listdir(self.dir.path / "probes")) if "probes" in there else set()
         n_to_probe = sum(f"{fingerprint}.json" not in probed for fingerprint in self.tasks)
         if record is not None and n_to_probe == 0:
@@ -134,7 +134,7 @@ class PlannedRun:
     def mirrored(self, uri: str) -> bool:
         """Whether the MLflow store has all that the finished run has."""
         state = (read_json(self.dir.path / "mlflow.json") or {}).get(uri)
-        probed = {f for f in self.tasks if (self.dir.path / "probes" / f"{f}.json").exists()}  # none of a diverged run
+        probed = {f for f in self.tasks if (self.dir.path / "probes" / f"{f}.json").exists()}  # none of an unsound run
         return state is not None and state["status"] == "FINISHED" and probed <= set(state["probes"])
 
     @property

@@ -8,15 +8,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Status = Literal["done", "diverged", "failed"]
-"""`diverged` is a result (the recipe does not train here), `failed` is the absence of one."""
+Status = Literal["done", "diverged", "collapsed", "failed"]
+"""`diverged` (the loss is no number) and `collapsed` (the features say nothing, see `scaling.health`) are results: the
+recipe does not train here. `failed` is the absence of one."""
+UNSOUND = ("diverged", "collapsed")
+"""Statuses of runs that trained to nothing worth probing: they have no read-outs and are in no fit."""
 
 BASELINES = ("random", "pixels")
 """Algorithms that do not train: the encoder at initialisation, and the image itself. References, never fitted."""
 
 COLUMNS: dict[str, str] = {
     "run": "fingerprint of the run's pretraining, 12 hex digits",
-    "status": "done | diverged | failed",
+    "status": "done | diverged | collapsed | failed",
     "model": "encoder size, a name of the ladder",
     "algorithm": "SSL objective, or a baseline: random (encoder at initialisation), pixels",
     "mixture": "name of the modality weights of the pretraining images",
@@ -64,7 +67,8 @@ TUNING_COLUMNS: dict[str, str] = {
     "n_params": "trainable parameters of the encoder",
     "lr": "base of the learning rate",
     "weight_decay": "at the start; missing where it was not tuned",
-    "status": "trial: done | stopped (early) | diverged | failed; choice: tried | between anchors | beyond anchors",
+    "status": "trial: done | stopped (early) | diverged | collapsed | failed; "
+    "choice: tried | between anchors | beyond anchors",
     "run": "fingerprint of a trial's run",
     "step": "optimiser steps a trial did",
     "n_steps": "optimiser steps of a whole trial",

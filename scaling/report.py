@@ -20,7 +20,7 @@ from scaling.data.source import MIXED, TaskInfo
 from scaling.errors import RunFailed, SpecError
 from scaling.plan import Plan, PlannedRun, source_of
 from scaling.pretraining import Pretraining
-from scaling.records import COLUMNS, TUNING_COLUMNS, ProbeResult, RunRecord
+from scaling.records import COLUMNS, TUNING_COLUMNS, UNSOUND, ProbeResult, RunRecord
 from scaling.rundir import read_json, write_json, write_whole
 
 VERSIONS = ("numpy", "scipy", "torch", "timm", "scikit-learn", "ray", "mlflow")
@@ -44,7 +44,7 @@ def _rows(run: PlannedRun) -> Iterator[dict[str, Any]]:
         return
     common |= _record_columns(record)
     results = [result for f in run.tasks for result in run.dir.probes(f) or []]
-    if record.status == "diverged" or not results:
+    if record.status in UNSOUND or not results:
         reason = record.reason or (failure["error"] if failure else "not probed yet")
         yield {**common, "status": record.status if not failure else "failed", "reason": reason}
         return

@@ -54,7 +54,8 @@ class RunBody:
     def outcome(self, ended: Ended) -> Outcome:
         record = self.dir.record()
         if record is not None and self.run.done:
-            return Outcome(kind="diverged" if record.status == "diverged" else "done")
+            assert record.status != "failed"
+            return Outcome(kind=record.status)
         progressed = self._durable() != self._before
         if ended.code == EXIT_STOPPED:
             return Outcome(kind="stopped", progressed=progressed)

@@ -17,7 +17,8 @@ from uuid import uuid4
 from scaling.failures import BREAKER, FailureClass
 from scaling.launch.launcher import Ended, Launcher, Node, Order, Resources
 from scaling.placement import Room
-from scaling.task import Effort, Event, Outcome, Task, lighter
+from scaling.records import UNSOUND
+from scaling.task import Effort, Ending, Event, Outcome, Task, lighter
 
 STOP_GRACE, HANG_GRACE = 120.0, 30.0
 """Seconds a run may take to save and go once it was asked to; then it is killed."""
@@ -272,9 +273,9 @@ class Scheduler:
             effort=waited.effort,
             error=outcome.error,
         )
-        if outcome.kind in ("done", "diverged"):  # also if it was told to go meanwhile
+        if outcome.kind in ("done", *UNSOUND):  # also if it was told to go meanwhile
             self._same_error = ("", 0)
-            self.listen(replace(report, kind=outcome.kind))
+            self.listen(replace(report, kind=cast(Ending, outcome.kind)))
         elif running.verdict in ("cancelled", "stopped"):
             self.listen(replace(report, kind=running.verdict))
         elif running.verdict == "hang":

@@ -99,12 +99,14 @@ def counted(
         for run, s in standings.items()
         if s.state == "failed" and s.failure and run not in control.cancelled
     )
-    waiting = len(runs) - states["done"] - states["diverged"] - states["running"] - sum(failed.values()) - cancelled
+    done = states["done"] + states["diverged"] + states["collapsed"]
+    waiting = len(runs) - done - states["running"] - sum(failed.values()) - cancelled
     spent = used or usage_of(plan)
     return Snapshot(
         total=len(runs),
-        done=states["done"] + states["diverged"],
+        done=done,
         diverged=states["diverged"],
+        collapsed=states["collapsed"],
         running=[_running(runs[run], s) for run, s in standings.items() if s.state == "running"],
         waiting={"": waiting},
         failed=failed,

@@ -35,7 +35,8 @@ class Sweeping:
     runs: dict[str, PlannedRun] = field(default_factory=dict)
     """Fingerprint -> run; removed ones that are let finish stay until then."""
     done: set[str] = field(default_factory=set)
-    diverged: set[str] = field(default_factory=set)
+    unsound: dict[str, str] = field(default_factory=dict)
+    """Of the done ones those that diverged or collapsed -> which of both."""
     failed: dict[str, FailureClass] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     trained: set[str] = field(default_factory=set)
@@ -123,7 +124,7 @@ class Sweeping:
         return Snapshot(
             total=len(self.runs),
             done=len(self.done),
-            diverged=len(self.diverged),
+            **Counter(self.unsound.values()),
             running=[self._running(attempt, now) for attempt in attempts],
             waiting=dict(Counter(reason for key, reason in why.items() if key in self.runs)),
             failed=dict(Counter(self.failed.values())),

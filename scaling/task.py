@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from scaling.failures import POLICIES, FailureClass, Policy
 from scaling.launch.launcher import Ended, Node, Resources
 
-Ending = Literal["done", "diverged", "stopped", "cancelled", "failed"]
+Ending = Literal["done", "diverged", "collapsed", "stopped", "cancelled", "failed"]
 """How a run leaves the scheduler. `stopped` may go on another day."""
 
 
@@ -21,7 +21,7 @@ Ending = Literal["done", "diverged", "stopped", "cancelled", "failed"]
 class Outcome:
     """How one attempt ended, as its directory and its process tell."""
 
-    kind: Literal["done", "diverged", "stopped"] | FailureClass
+    kind: Literal["done", "diverged", "collapsed", "stopped"] | FailureClass
     """stopped: saved and gone, whoever asked for it."""
     error: str = ""
     """One line."""

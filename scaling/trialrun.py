@@ -20,6 +20,7 @@ from scaling.launch.launcher import Ended, Launcher, Node, Order, Resources
 from scaling.launch.warm import WarmSlot
 from scaling.plan import Plan
 from scaling.planned import PlannedRun
+from scaling.records import UNSOUND
 from scaling.runbody import RunBody, end_attempt
 from scaling.scheduler import Scheduler
 from scaling.task import Effort, Event, Task
@@ -126,7 +127,7 @@ class TrialRun:
             found = next((line["step"] for line in lines if step <= line["step"] <= last), None)
             if found is not None:  # also of finished trials: asha compares others with what they had here
                 return Reached(step=found, score=smoothed(lines, found), status="waiting")
-            if tried.status in ("done", "diverged", "stopped"):
+            if tried.status in ("done", "stopped", *UNSOUND):
                 self._finish()
                 return self._reached(tried)
             if self.failed:

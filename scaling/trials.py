@@ -33,7 +33,7 @@ TAIL = 0.1
 
 Group = tuple[str, str]
 """Algorithm and anchor: the trials that are compared with each other."""
-Status = Literal["waiting", "done", "stopped", "diverged", "failed"]
+Status = Literal["waiting", "done", "stopped", "diverged", "collapsed", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +221,8 @@ def look(trial: Trial, stopped: Mapping[str, int], *, by_probe: bool = False) ->
     status: Status = "waiting"
     loss = score = None
     step, reason = (run.dir.last_metrics() or {}).get("step", 0), ""
-    if record is not None and record.status == "diverged":
-        status, reason = "diverged", record.reason
+    if record is not None and (record.status == "diverged" or record.status == "collapsed"):
+        status, reason = record.status, record.reason
     elif record is not None and run.done:
         status, loss, step = "done", record.train_loss, n_steps
         score = validation_error(run) if by_probe else loss

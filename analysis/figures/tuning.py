@@ -14,6 +14,8 @@ from analysis.figures.style import REFERENCE, colours, markers, panels, plain_lo
 
 STOPPED = "v"
 DIVERGED = "x"
+LOST = ["diverged", "collapsed", "failed"]
+"""Trials without a score."""
 TOP = 0.97
 """Height in a panel, 0-1, of trials without a finite score."""
 
@@ -34,7 +36,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         ranked = mine[mine["status"] == "done"].sort_values(["score", "lr"], kind="stable")
         best, second = ranked.iloc[0], ranked.iloc[1] if len(ranked) > 1 else None
         lrs = mine["lr"].unique()
-        counts = {status: int((mine["status"] == status).sum()) for status in ("done", "stopped", "diverged", "failed")}
+        counts = {status: int((mine["status"] == status).sum()) for status in ("done", "stopped", *LOST)}
         found.append(
             {
                 "algorithm": algorithm,
@@ -65,8 +67,8 @@ def draw(rows: pd.DataFrame, *, ylabel: str) -> Figure:
     """A row of two panels per algorithm: score against learning rate by anchor, chosen learning rate against size.
 
     Filled points came to their end; a hollow triangle is a trial stopped early, at the loss it had then; a cross at the
-    upper edge diverged or failed. A ring marks the best. Right, bars reach to the neighbours tried, and hollow points
-    are sizes that were not tried.
+    upper edge diverged, collapsed or failed. A ring marks the best. Right, bars reach to the neighbours tried, and
+    hollow points are sizes that were not tried.
     """
     with styled():
         tried, best, chosen = trials(rows), table(rows), choices(rows)
@@ -93,7 +95,7 @@ def _draw_trials(axes: Axes, mine: pd.DataFrame, colour: str, marker: str) -> No
     lowest = done.groupby("lr")["score"].min()  # over weight decays
     axes.plot(lowest.index, lowest, lw=1, color=colour)
     axes.plot(stopped["lr"], stopped["loss"], marker=STOPPED, ms=4, lw=0, color=colour, mfc="white")
-    for lr in mine[mine["status"].isin(["diverged", "failed"])]["lr"]:
+    for lr in mine[mine["status"].isin(LOST)]["lr"]:
         axes.plot([lr], [TOP], marker=DIVERGED, ms=5, lw=0, color=colour, transform=axes.get_xaxis_transform())
     best = mine[mine["best"].fillna(False).astype(bool)]
     axes.plot(best["lr"], best["score"], "o", ms=10, color=colour, mfc="none", mew=1.2)
@@ -169,8 +171,10 @@ def _handles(tried: pd.DataFrame, chosen: pd.DataFrame, colour: dict[str, str], 
     handles.append(Line2D([], [], color="black", marker="o", ms=9, mfc="none", lw=0, label="best of its anchor"))
     if (tried["status"] == "stopped").any():
         handles.append(Line2D([], [], color="black", marker=STOPPED, ms=4, mfc="white", lw=0, label="stopped early"))
-    if tried["status"].isin(["diverged", "failed"]).any():
-        handles.append(Line2D([], [], color="black", marker=DIVERGED, ms=5, lw=0, label="diverged or failed"))
+    if tried["status"].isin(LOST).any():
+        handles.append(
+            Line2D([], [], color="black", marker=DIVERGED, ms=5, lw=0, label="diverged, collapsed or failed")
+        )
     if (chosen["how"] != "tried").any():
         handles.append(Line2D([], [], color="black", marker="o", ms=5, mfc="white", lw=0, label="by the rule"))
     if np.isfinite(chosen["slope"]).any():

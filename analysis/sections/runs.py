@@ -50,8 +50,8 @@ def tuning(rows: pd.DataFrame, pen: Pen) -> Section:
     picture = (
         f"Tuning: {judged} of the trials against the learning rate, and the learning rate of every size by the "
         "rule. A ring is the best of its anchor; a hollow triangle was stopped early and stands at the loss it had "
-        "then; a cross diverged or failed. Bars reach to the neighbouring trials; without one nothing was tried on "
-        "that side."
+        "then; a cross diverged, collapsed or failed. Bars reach to the neighbouring trials; without one nothing was "
+        "tried on that side."
     )
     best = (
         f"Best finished trial of each anchor by {judged}, which compares trials of one algorithm only. One seed "
@@ -101,10 +101,12 @@ def failures(study: Study, reported: pd.DataFrame | None) -> Section:
     blocks: list[Block] = []
     if len(study.lost):
         blocks.append(Note(text=f"{len(study.lost)} runs have no result and are in no fit.", severity="warning"))
-        blocks.append(Numbers(name="without_result", caption="Runs that failed or diverged.", rows=study.lost))
+        blocks.append(
+            Numbers(name="without_result", caption="Runs that failed, diverged or collapsed.", rows=study.lost)
+        )
     if reported is not None and len(reported):
         blocks.append(Numbers(name="failures", caption="Failures and their logs.", rows=reported))
-    return Section(title="Failures", blocks=blocks or [Words(lines=["No run failed or diverged."])])
+    return Section(title="Failures", blocks=blocks or [Words(lines=["No run failed, diverged or collapsed."])])
 
 
 def provenance(table: dict[str, str], spec_text: str | None) -> Section:

@@ -70,7 +70,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def state_on_disk(run: PlannedRun) -> str | None:
-    """done, diverged, failed or stopped, by what its directory holds; None when it never began."""
+    """done, diverged, collapsed, failed or stopped, by what its directory holds; None when it never began."""
     record = run.dir.record()
     if record is not None and run.done:
         return record.status

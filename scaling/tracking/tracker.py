@@ -15,13 +15,17 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from scaling.plan import Plan, PlannedRun
-from scaling.records import ProbeResult
+from scaling.records import UNSOUND, ProbeResult
 from scaling.rundir import read_json, write_json
 from scaling.tracking import content
 from scaling.tracking.claim import claim
 from scaling.tracking.store import Seen, Store, chunks
 
-STATUS = {"done": "FINISHED", "diverged": "FINISHED", "failed": "FAILED", "cancelled": "KILLED", "stopped": "KILLED"}
+STATUS = {
+    **dict.fromkeys(("done", *UNSOUND), "FINISHED"),
+    "failed": "FAILED",
+    **dict.fromkeys(("cancelled", "stopped"), "KILLED"),
+}
 """How an attempt ended -> MLflow's word. A run that was killed or failed is opened again by its next attempt."""
 RUN, SWEEP, SWEEPS = "scaling.run", "scaling.sweep", "scaling.sweeps"
 """Tags: a run's fingerprint; the name of the sweep whose own MLflow run it is; all sweeps that a run belongs to."""
@@ -191,7 +195,7 @@ class Tracker:
         if seen.status != STATUS[status]:
             store.client.set_terminated(seen.run_id, STATUS[status], content.ended_ms(run))
             seen.status = STATUS[status]
-        reason = content.reason(run) if status in ("failed", "diverged") else ""
+        reason = content.reason(run) if status in ("failed", *UNSOUND) else ""
         wanted = {**content.tags(run), HOW: status, **({REASON: reason} if reason else {})}
         metrics = run.dir.path / "metrics.jsonl"
         if metrics.exists():

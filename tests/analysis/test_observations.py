@@ -47,7 +47,7 @@ def test_all_wrong_values_are_named_at_once(sweep: Sweep) -> None:
         load(table)
     assert "no numbers in n_images (row 1: 'many'); leave a missing value empty" in str(error.value)
     assert "auc outside 0-1" in str(error.value)
-    assert "unknown status 'finished'; known: done, diverged, failed" in str(error.value)
+    assert "unknown status 'finished'; known: done, diverged, collapsed, failed" in str(error.value)
 
 
 def test_rows_in_are_rows_kept_plus_rows_excluded(sweep: Sweep) -> None:
@@ -66,6 +66,7 @@ def test_rows_in_are_rows_kept_plus_rows_excluded(sweep: Sweep) -> None:
     [
         ("status", "failed", Exclusion.FAILED),
         ("status", "diverged", Exclusion.DIVERGED),
+        ("status", "collapsed", Exclusion.COLLAPSED),
         ("auc", np.nan, Exclusion.NO_METRIC),
         ("algorithm", "random", Exclusion.BASELINE),
         ("n_images", np.nan, Exclusion.NO_SIZE),
