@@ -6,14 +6,14 @@ import io
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.data.source import Source, Split, Task, TaskInfo
-from scaling.rundir import write_whole
+from scaling.data.source import Images, Source, Split, Task, TaskInfo
+from scaling.rundir import beside, write_whole
 
 SPLITS, PARTS = ("train", "val", "test"), ("images", "labels")
 
@@ -34,6 +34,33 @@ def cached(path: Path, make: Callable[[], dict[str, NDArray]]) -> dict[str, NDAr
 def _read(path: Path) -> dict[str, NDArray]:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {key: arrays[key] for key in arrays.files}
+
+
+def cached_images(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[Images]]) -> Images:
+    """The images in `path`, a `.npy` of `shape`, made and written chunk by chunk first if need be.
+
+    Memory-mapped, private to this process: however large, they take no memory but what is being read, and processes of
+    one machine share it. Raises ValueError where the chunks are not `shape` together.
+    """
+    if path.exists():
+        try:
+            return _mapped(path, shape)
+        except (ValueError, EOFError) as error:
+            print(f"{path} is damaged ({error}); it is made again", file=sys.stderr)
+    with beside(path) as draft:
+        with open(draft, "wb") as file:  # not by a mapping: of that a full disk would kill us
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for images in make():
+                file.write(np.ascontiguousarray(images, np.uint8).data)
+        _mapped(draft, shape)
+    return _mapped(path, shape)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Images:
+    images: Images = np.load(path, mmap_mode="c", allow_pickle=False)
+    if images.shape != shape or images.dtype != np.uint8:
+        raise ValueError(f"it holds {images.dtype} {images.shape}; uint8 {shape} wanted")
+    return images
 
 
 def cached_task(folder: Path, info: TaskInfo, open_source: Callable[[], Source]) -> Task:

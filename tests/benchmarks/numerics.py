@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from scaling.catalog import ALGORITHMS, MODELS
 from scaling.data.phantoms import Phantoms
 from scaling.data.views import normalise
+from scaling.kernels import by_rule
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder, use_fused_attention
 from scaling.options import DinoV2Options, LearningRate, MaeOptions, PhantomsOptions, Recipe
@@ -87,8 +88,8 @@ def loop_against_step(name: str, options: Recipe) -> Iterator[Row]:
         precision="fp32",
         data_identity="benchmark",
     )
-    pool = images(2048, of)
-    training = Training(spec, options, build(spec, DEVICE, "fp32"), pool.cpu().numpy(), DEVICE, "fp32")
+    pool, kernels = images(2048, of), by_rule("fp32", DEVICE)
+    training = Training(spec, options, build(spec, DEVICE, kernels), pool.cpu().numpy(), DEVICE, kernels)
     indices, batch = torch.arange(BATCH), pool[:BATCH]
 
     def bare() -> None:
