@@ -18,8 +18,8 @@ from scaling.rundir import write_json
 
 SCHEMA = 1
 """Raised when the meaning of a measurement changes; older ones are then found no more."""
-NO_MATTER = set(Recipe.model_fields) - {"drop_path"}
-"""Options that change neither memory nor speed: how fast the optimiser moves."""
+NO_MATTER = set(Recipe.model_fields) - {"drop_path"} | {"labels"}
+"""Options that change neither memory nor speed: how fast the optimiser moves, and what a few small heads learn."""
 
 
 @dataclass(frozen=True, kw_only=True)

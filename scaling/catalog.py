@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from scaling import options
+from scaling import options, probe_options
 from scaling.errors import unknown
 
 T = TypeVar("T")
@@ -119,6 +119,12 @@ ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
             "views predict their mean, embeddings kept normal, no teacher",
             cost="scaling.algorithms.closed_forms:lejepa",
         ),
+        "supervised": Entry(
+            "scaling.algorithms.supervised:Supervised",
+            options.SupervisedOptions,
+            "upper reference: the labels of the tasks' training splits",
+            cost="scaling.algorithms.closed_forms:supervised",
+        ),
         "random": Entry(
             "scaling.algorithms.baselines:Random",
             options.BaselineOptions,
@@ -144,10 +150,12 @@ SOURCES: Mapping[str, Entry] = MappingProxyType(
 PROBES: Mapping[str, Entry] = MappingProxyType(
     {
         # version 2: features kept in fp16; linear: all strengths at once, each to a gradient of 1e-5
-        "linear": Entry("scaling.probes.linear:Linear", options.LinearOptions, "logistic regression", version=2),
-        "knn": Entry("scaling.probes.knn:Knn", options.KnnOptions, "weighted nearest neighbours", version=2),
-        "ridge": Entry("scaling.probes.ridge:Ridge", options.RidgeOptions, "ridge regression, closed form"),
-        "biovfm": Entry("scaling.probes.biovfm:Biovfm", options.BiovfmOptions, "the reference study's trained head"),
+        "linear": Entry("scaling.probes.linear:Linear", probe_options.LinearOptions, "logistic regression", version=2),
+        "knn": Entry("scaling.probes.knn:Knn", probe_options.KnnOptions, "weighted nearest neighbours", version=2),
+        "ridge": Entry("scaling.probes.ridge:Ridge", probe_options.RidgeOptions, "ridge regression, closed form"),
+        "biovfm": Entry(
+            "scaling.probes.biovfm:Biovfm", probe_options.BiovfmOptions, "the reference study's trained head"
+        ),
     }
 )
 

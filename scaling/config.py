@@ -27,7 +27,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from scaling.catalog import ALGORITHMS, MODELS, PROBES, SOURCES
 from scaling.document import Document, Location
 from scaling.errors import Problem, SpecError, unknown
-from scaling.execution import Budget, Resources, Retry, Schedule
+from scaling.execution import Budget, OnlineProbe, Resources, Retry, Schedule
 from scaling.options import BY_TYPE, Options, Other, SourceOptions, Text
 from scaling.records import BASELINES
 from scaling.tuning import Tune
@@ -119,6 +119,8 @@ class Pretrain(Options):
     """auto: bf16 where the device has matrix units for it, else fp32."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Work lost at most when a run is killed; 0 saves at every step. Not part of the run's identity."""
+    online_probe: OnlineProbe = OnlineProbe()
+    """Not part of the run's identity either."""
 
 
 class Tracking(Options):
@@ -132,9 +134,7 @@ def _union(table: Mapping[str, Any]) -> Any:
 
 
 ON_BY_DEFAULT = ("linear", "knn")
-PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
-    "biovfm": {"max_train": None, **dict.fromkeys(ON_BY_DEFAULT), "biovfm": {}},
-}
+PROTOCOLS: Mapping[str, dict[str, Any]] = {"biovfm": {"max_train": None, "linear": None, "knn": None, "biovfm": {}}}
 """What a protocol says where the YAML does not."""
 
 
@@ -387,7 +387,7 @@ def _patches(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
 def _probes(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     probe = _section(raw, "probe")
     protocol = PROTOCOLS.get(str(probe.get("protocol")), {})
-    said = {**{name: True for name in ON_BY_DEFAULT}, **protocol, **probe}
+    said = {**dict.fromkeys(ON_BY_DEFAULT, True), **protocol, **probe}
     if all(said.get(name) is None for name in PROBES):
         yield ("probe",), f"leaves every read-out out; keep one of {', '.join(PROBES)}"
     if probe.get("tasks") == []:
@@ -397,5 +397,7 @@ def _probes(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
 def _idle_options(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     used = {str(a) for _, entry in _point_sets(raw, adding=True) for a in _as_list(entry.get("algorithm", []))}
     for name in _section(raw, "algorithms"):
+        if "labels" in _section(raw, "algorithms", name):
+            yield ("algorithms", name, "labels"), "follows from the tasks of the images; remove it"
         if name in TRAINED and name not in used:
             yield ("algorithms", name), "sets an algorithm that no point uses; add it to grid.algorithm or remove it"

@@ -268,6 +268,51 @@ class LeJepaOptions(Recipe):
     local_scale: tuple[Fraction, Fraction] = (0.05, 0.3)
 
 
+TaskKind = Literal["binary", "multi-class", "multi-label", "ordinal"]
+
+
+class LabelHead(Options):
+    """What a supervised encoder tells of images of one task."""
+
+    task: str
+    kind: TaskKind
+    n_classes: int
+    """Classes, or labels for multi-label."""
+
+    @property
+    def n_label_values(self) -> int:
+        return self.n_classes if self.kind == "multi-label" else 1
+
+
+class LabelSet(Options):
+    """The labels of a run's pretraining images."""
+
+    identity: str
+    """SHA-256 of them, in the order of the images' keys."""
+    heads: tuple[LabelHead, ...]
+
+
+class SupervisedOptions(Recipe):
+    """The encoder trained with labels; DeiT's recipe (Touvron et al. 2021, arXiv 2012.12877, table 9) where no other
+    source is named, without mixing and erasing."""
+
+    lr: LearningRate = LearningRate(base=5e-4, ref_batch=512)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    warmup: Fraction = 5 / 300
+    final_lr: Fraction = 0.01
+    """1e-5 of the peak 1e-3 at batch 1024 (deit@0282d2a:main.py)."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Of classes, not of multi-label tasks."""
+    crop_scale: tuple[Fraction, Fraction] = (0.4, 1.0)
+    """Area of the random crop as a share of the image: DINO's large crops. A guess: DeiT's 0.08 would often cut off the
+    finding that a label names."""
+    pool: Literal["cls", "mean", "both"] = "both"
+    """What the heads read, by default what the probes read: class token, mean of the patch tokens, or both."""
+    labels: LabelSet | None = None
+    """Filled in by the plan, never by a YAML: the labelled tasks of the run's images."""
+
+
 class BaselineOptions(Options):
     """Baselines have nothing to set."""
 
@@ -301,7 +346,7 @@ SplitName = Literal["train", "val", "test"]
 class NpzTask(Options):
     """Makes a labelled pack a downstream task."""
 
-    kind: Literal["binary", "multi-class", "multi-label", "ordinal"]
+    kind: TaskKind
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Null takes the file's name without its ending."""
     modality: str | None = None
@@ -336,55 +381,3 @@ class NpzOptions(SourceOptions):
     """Folder of the files; null takes --data-root or $SCALING_DATA_ROOT."""
     files: dict[str, NpzPack] = Field(min_length=1)
     """File name -> what it holds."""
-
-
-# --- probes -----------------------------------------------------------------------------------------------------
-
-
-class LinearOptions(Options):
-    """L2-regularised logistic regression on standardised features."""
-
-    c_min: Positive = 1e-4
-    """Strongest regularisation tried: the smallest inverse L2 strength C."""
-    c_max: Positive = 1e2
-    n_c: int = Field(default=7, ge=1)
-    """Values of C tried, evenly spaced in its logarithm; the validation AUC chooses."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> LinearOptions:
-        if self.c_min > self.c_max:
-            raise PydanticCustomError("order", "c_min is above c_max; give c_min <= c_max")
-        return self
-
-
-class RidgeOptions(Options):
-    """Ridge regression of 0/1 targets on standardised features."""
-
-    l2_min: Positive = 1e-4
-    """Weakest penalty tried, per training image: |w|^2 beside the mean squared error."""
-    l2_max: Positive = 1e2
-    n_l2: int = Field(default=13, ge=1)
-    """Penalties tried, evenly spaced in their logarithm; the validation AUC chooses."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> RidgeOptions:
-        if self.l2_min > self.l2_max:
-            raise PydanticCustomError("order", "l2_min is above l2_max; give l2_min <= l2_max")
-        return self
-
-
-class KnnOptions(Options):
-    """Weighted nearest neighbours by cosine similarity (DINO's protocol)."""
-
-    k: int = Field(default=20, ge=1)
-    temperature: Positive = 0.07
-
-
-class BiovfmOptions(Options):
-    """The reference study's trained head; defaults of its evaluation/MyLitModel.py (BioVFM@5fc0e0d) as it was called."""
-
-    lr: Positive = 1e-2
-    """At the first epoch; it falls to 0 by a cosine, epoch by epoch."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    batch_size: int = Field(default=128, ge=2)
-    epochs: int = Field(default=100, ge=1)

@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.catalog import SOURCES
+from scaling.catalog import ALGORITHMS, SOURCES
 from scaling.config import DataOptions, Sweep, parse
 from scaling.cost import Measured, cost_of
-from scaling.data.mixture import Nested, TooFewImages
+from scaling.data.labels import label_set
+from scaling.data.mixture import Nested, Selection, TooFewImages
 from scaling.data.source import Pool, Source, TaskInfo
 from scaling.document import Document
 from scaling.errors import Problem, SpecError, unknown
 from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, held_out, spec
-from scaling.options import Options
+from scaling.options import LabelSet, Options
 from scaling.planned import Job, PlannedRun, Standing
 from scaling.rundir import RunDir, read_json, write_whole
 
@@ -37,7 +38,7 @@ __all__ = [
 ROOT_VARIABLE = "SCALING_DATA_ROOT"
 PLAN_SCHEMA = 2
 """Raised when the layout of a kept plan changes."""
-PROBE_SCHEMA = 2
+PROBE_SCHEMA = 3
 """Raised when the meaning of a probe's fingerprint or of its result changes."""
 
 
@@ -63,6 +64,8 @@ class Plan:
             checkpoint_minutes=self.sweep.pretrain.checkpoint_minutes,
             use_gpu=self.sweep.resources.gpus != 0,
             cpus=self.sweep.resources.cpus,
+            online=self.sweep.pretrain.online_probe,
+            synthetic=self.synthetic,
         )
 
     @property
@@ -228,15 +231,21 @@ def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | N
     points, excluded = expand(sweep, document)
     tasks = _tasks(sweep, document, source)
     pool = source.pool()
-    problems = list(_unknown_modalities(sweep, document, pool))
+    problems = [*_unfollowed(sweep, document, tasks), *_unknown_modalities(sweep, document, pool)]
     if problems:
         raise SpecError(problems)
-    identities, counts = _select_all(sweep, document, pool, points)
+    selected = _select_all(sweep, document, pool, points)
+    labels = _labels(document, source, points, selected)
     root, settings = Path(sweep.root).resolve(), _probe_settings(sweep)
     runs = []
     for point in points:
         cell = (point.mixture, point.n_images)
-        run_spec = spec(sweep, point, identities.get(cell, ""), (tuned or {}).get((point.algorithm, point.model)))
+        chosen = selected.get(cell)
+        identity = chosen.identity if chosen else ""
+        run_spec = spec(sweep, point, identity, (tuned or {}).get((point.algorithm, point.model)))
+        if _learns_from_labels(point):
+            options = run_spec.options.model_copy(update={"labels": labels[cell]})
+            run_spec = run_spec.model_copy(update={"options": options})
         run = run_spec.fingerprint
         runs.append(
             PlannedRun(
@@ -245,7 +254,7 @@ def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | N
                 cost=cost_of(run_spec),
                 dir=RunDir(root / "runs" / run),
                 tasks={_probe_print(run, info, settings): info for info in tasks},
-                n_by_modality=counts.get(cell, {}),
+                n_by_modality=chosen.n_by_modality if chosen else {},
                 holdout=held_out(sweep, point),
             )
         )
@@ -279,7 +288,7 @@ def probe_fingerprint(run: str, task: TaskInfo, sweep: Sweep) -> str:
 
 
 def _probe_settings(sweep: Sweep) -> dict[str, Any]:
-    return sweep.probe.model_dump(mode="json", exclude={"tasks"})
+    return sweep.probe.identity()
 
 
 def _probe_print(run: str, task: TaskInfo, settings: Mapping[str, Any]) -> str:
@@ -303,6 +312,17 @@ def _tasks(sweep: Sweep, document: Document, source: Source) -> tuple[TaskInfo, 
     return tuple(offered[name] for name in wanted)
 
 
+def _unfollowed(sweep: Sweep, document: Document, tasks: Sequence[TaskInfo]) -> list[Problem]:
+    """Tasks named for the online probe that the sweep does not probe."""
+    wanted, probed = sweep.pretrain.online_probe.tasks, [info.name for info in tasks]
+    at = ("pretrain", "online_probe", "tasks")
+    return [
+        document.problem((*at, i), unknown("task", name, probed))
+        for i, name in enumerate(wanted if isinstance(wanted, list) else [])
+        if name not in probed
+    ]
+
+
 def _unknown_modalities(sweep: Sweep, document: Document, pool: Pool) -> list[Problem]:
     return [
         document.problem(("mixtures", name, modality), unknown("modality", modality, pool.modalities))
@@ -317,22 +337,41 @@ Cell = tuple[str, int]
 """Mixture and n_images."""
 
 
-def _select_all(
-    sweep: Sweep, document: Document, pool: Pool, points: list[Point]
-) -> tuple[dict[Cell, str], dict[Cell, dict[str, int]]]:
-    identities, counts, problems = {}, {}, []
+def _select_all(sweep: Sweep, document: Document, pool: Pool, points: list[Point]) -> dict[Cell, Selection]:
+    selected, problems = {}, []
     orders: dict[str, Nested] = {}
     for mixture, n_images in sorted({(p.mixture, p.n_images) for p in points if p.n_images}):
         if mixture not in orders:
             orders = {mixture: Nested(pool, sweep.mixtures[mixture])}  # one at a time: a pool may have many millions
         try:
-            selection = orders[mixture].first(n_images)
+            selected[mixture, n_images] = orders[mixture].first(n_images)
         except TooFewImages as error:
             at = ("mixtures", mixture) if "mixtures" in document.raw else ("grid", "n_images")
             problems.append(document.problem(at, f"n_images {n_images:,}: {error}"))
-            continue
-        identities[mixture, n_images] = selection.identity
-        counts[mixture, n_images] = selection.n_by_modality
     if problems:
         raise SpecError(problems)
-    return identities, counts
+    return selected
+
+
+def _learns_from_labels(point: Point) -> bool:
+    return "labels" in ALGORITHMS[point.algorithm].options.model_fields
+
+
+def _labels(
+    document: Document, source: Source, points: list[Point], selected: Mapping[Cell, Selection]
+) -> dict[Cell, LabelSet]:
+    """Of the images of each cell where an algorithm learns from labels. Raises SpecError where none has any."""
+    found, problems = {}, []
+    for point in points:
+        cell = (point.mixture, point.n_images)
+        if cell in found or not _learns_from_labels(point):
+            continue
+        if labels := label_set(source.labels(selected[cell].indices)):
+            found[cell] = labels
+        else:
+            what = f"{point}: '{point.algorithm}' needs labels and none of these images has one; pretrain on the train"
+            way_out = "split of a pack that has a `task:`, or leave the algorithm out by `exclude:`"
+            problems.append(document.problem(("grid", "algorithm"), f"{what} {way_out}"))
+    if problems:
+        raise SpecError(problems)
+    return found

@@ -1,6 +1,6 @@
 """The one training loop. Every random choice of a step follows from (seed, step), so a resumed run repeats its bits.
 
-Images stay resident on the device as uint8: no loader processes, no host work between steps.
+Images are resident on the device as uint8, or read ahead by a thread: no loader processes.
 """
 
 from __future__ import annotations
@@ -10,23 +10,28 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, Protocol, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scaling import checkpoint, parallel
-from scaling.algorithms.algorithm import Algorithm, Coupled
+from scaling.algorithms.algorithm import Algorithm, Coupled, Labelled
 from scaling.attempt import Attempt
 from scaling.catalog import ALGORITHMS
 from scaling.cost import shape_of
+from scaling.data.feed import feed_of
 from scaling.data.source import Images
 from scaling.environment import Meter
 from scaling.errors import RunFailed
 from scaling.failures import Stopped
 from scaling.grid import RunSpec
+from scaling.health import Context, Watch, due
+from scaling.kernels import Kernels, by_rule
 from scaling.models.vit import DropPath, use_fused_attention
 from scaling.optim import adamw, clip, set_schedules
 from scaling.options import Recipe
@@ -36,35 +41,37 @@ LOGGED_STEPS = 100
 """Lines in metrics.jsonl per run: enough for any curve, cheap to read by the thousand."""
 TAIL = 0.1
 """Share of the run, its end, over which train_loss is averaged."""
+Status = Literal["done", "diverged", "collapsed"]
+"""How training ends."""
+
+
+class Follow(Protocol):
+    """What is asked of the encoder along the run."""
+
+    points: int
+    """How often, evenly."""
+
+    def __call__(self, encoder: nn.Module, context: Context) -> dict[str, float]:
+        """Values by their names in metrics.jsonl; `encoder` is in training and must be left as it is."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     module: nn.Module
-    diverged: bool
+    status: Status
+    reason: str = ""
+    """Of a run that is not done."""
     images_seen: int
     seconds: float
     """Of training in all attempts, without set-up."""
     train_loss: float | None
-    precision: str
+    kernels: Kernels
 
 
-def resolve_precision(wanted: str, device: torch.device) -> str:
-    """`auto` is bf16 where there are matrix units for it: CUDA since Ampere, CPUs with AMX. Else fp32."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return "bf16" if device.type == "cpu" and has_amx() else "fp32"
-
-
-def build(spec: RunSpec, device: torch.device, precision: str) -> nn.Module:
-    """The algorithm at its seed's initialisation; attention in the kernel that is fast here.
-
-    On CPU fused bf16 attention is several times slower than plain, fp32 the other way round at 0.5 M and more.
-    """
-    use_fused_attention(device.type == "cuda" or precision == "fp32")
+def build(spec: RunSpec, device: torch.device, kernels: Kernels) -> nn.Module:
+    """The algorithm at its seed's initialisation."""
+    use_fused_attention(kernels.fused)
     torch.manual_seed(spec.seed)
     module: nn.Module = ALGORITHMS[spec.algorithm].load()(shape_of(spec), spec.options)
     return module.to(device)
@@ -101,20 +108,23 @@ class Training:
         module: nn.Module,
         images: Images,
         device: torch.device,
-        precision: str,
+        kernels: Kernels,
         *,
         n_micro: int = 1,
+        labels: NDArray[np.int64] | None = None,
     ) -> None:
-        self.spec, self.recipe, self.module, self.device, self.precision = spec, recipe, module, device, precision
+        self.spec, self.recipe, self.module, self.device, self.kernels = spec, recipe, module, device, kernels
         self.peak_lr = recipe.lr.resolve(spec.batch_size)
         self.optimizer = adamw(module, recipe, lr=self.peak_lr, device=device)
         self.trained = [p for p in module.parameters() if p.requires_grad]
-        self.resident = torch.from_numpy(images).to(device)
+        self.labels = None if labels is None else torch.from_numpy(labels).to(device)
         self.generator = torch.Generator(device=device)
         self.dropping = [m for m in module.modules() if isinstance(m, DropPath)]
         if spec.batch_size < parallel.n_ranks():
             raise RunFailed(f"a batch of {spec.batch_size} cannot be shared by {parallel.n_ranks()} processes")
-        self.n_micro = min(n_micro, spec.batch_size // parallel.n_ranks())
+        self.n_micro, n_ranks = min(n_micro, spec.batch_size // parallel.n_ranks()), parallel.n_ranks()
+        mine = range(parallel.rank(), self.n_micro * n_ranks, n_ranks)
+        self.feed = feed_of(images, [Part.of(spec.batch_size, i, self.n_micro * n_ranks) for i in mine], device)
         self.n_done = 0
         """Steps."""
         self.seconds = 0.0
@@ -138,7 +148,7 @@ class Training:
             "seconds": self.seconds,
             "tail_sum": self.tail_sum,
             "tail_steps": self.tail_steps,
-            "precision": self.precision,
+            "kernels": asdict(self.kernels),
         }
 
     def step(self, indices: Tensor) -> None:
@@ -159,12 +169,15 @@ class Training:
 
     def _differentiate(self, algorithm: Algorithm, indices: Tensor, progress: float) -> None:
         """Gradients, loss and terms of the global batch, from this rank's micro-batches and the other ranks'."""
+        if isinstance(algorithm, Labelled):
+            assert self.labels is not None, "the plan finds the labels of such an algorithm, or refuses it"
+            algorithm.tell(self.labels.index_select(0, indices.to(self.device)))
         if self.n_micro > 1 and isinstance(algorithm, Coupled):
-            with _autocast(self.device, self.precision):
+            with self._autocast():
                 algorithm.look_ahead(self._parts(indices), progress=progress)
         sums: dict[str, Tensor] = {}
         for images, draws in self._parts(indices):
-            with _autocast(self.device, self.precision):
+            with self._autocast():
                 loss, terms = algorithm.loss(images, progress=progress, draws=draws)
             if draws.share == 1:
                 loss.backward()
@@ -184,15 +197,16 @@ class Training:
         The m-th micro-batches of all ranks are neighbours in the batch, so that gathered one after the other they are
         in its order.
         """
-        seed, n_ranks = step_seed(self.spec.seed, self.n_done), parallel.n_ranks()
-        for micro in range(self.n_micro):
-            part = Part.of(len(indices), micro * n_ranks + parallel.rank(), self.n_micro * n_ranks)
+        seed = step_seed(self.spec.seed, self.n_done)
+        for part, images in self.feed.take(indices):
             torch.manual_seed(seed)  # drop-path draws from the global generator
             self.generator.manual_seed(seed)
             for module in self.dropping:
                 module.part = part
-            images = self.resident.index_select(0, part.rows(indices).to(self.device))
             yield images, Draws(self.generator, part)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return autocast(self.device, self.kernels.precision)
 
     def tail_loss(self) -> float | None:
         mean = self.tail_sum.item() / self.tail_steps if self.tail_steps else math.nan
@@ -219,32 +233,38 @@ def pretrain(
     *,
     device: torch.device,
     checkpoint_minutes: float,
+    kernels: Kernels | None = None,
     n_micro: int = 1,
+    labels: NDArray[np.int64] | None = None,
     on_step: Callable[[int], None] = lambda step: None,
+    follow: Follow | None = None,
 ) -> Trained:
-    """Trains from the last checkpoint, or from the start, to the end of the budget or to a non-finite loss.
+    """Trains from the last checkpoint, or from the start, to the end of the budget, a non-finite loss or a collapse.
 
-    `on_step` hears of every logged step. Raises Stopped, with its checkpoint saved, when asked to stop; LeaseLost,
-    having written nothing more, when the run belongs to another attempt.
+    `on_step` hears of every logged step; `follow` is asked by the first rank at some of them. Raises Stopped, with its
+    checkpoint saved, when asked to stop; LeaseLost, having written nothing more, when the run is another attempt's.
     """
     path = attempt.path / "checkpoint.pt"
     state = _last_state(attempt, path, device)
-    precision = state["precision"] if state else resolve_precision(spec.precision, device)
-    module = build(spec, device, precision)
+    kernels = Kernels(**state["kernels"]) if state else kernels or by_rule(spec.precision, device)
+    module = build(spec, device, kernels)
     if not isinstance(spec.options, Recipe):
-        return Trained(module=module, diverged=False, images_seen=0, seconds=0.0, train_loss=None, precision=precision)
-    training = Training(spec, spec.options, module, images, device, precision, n_micro=n_micro)
+        return Trained(module=module, status="done", images_seen=0, seconds=0.0, train_loss=None, kernels=kernels)
+    watch = Watch(spec, cast(Algorithm, module).probed, images, device, lambda: autocast(device, kernels.precision))
+    training = Training(spec, spec.options, module, images, device, kernels, n_micro=n_micro, labels=labels)
     if state:
         training.restore(state)
     attempt.keep_metrics_until(training.n_done)
-    diverged = _train(training, attempt, path, len(images), checkpoint_minutes * 60, on_step)
+    watch.recall(attempt.run_dir.metrics(), training.n_done)
+    status, reason = _train(training, attempt, path, len(images), checkpoint_minutes * 60, on_step, watch, follow)
     return Trained(
         module=module,
-        diverged=diverged,
+        status=status,
+        reason=reason,
         images_seen=training.n_done * spec.batch_size,
         seconds=training.seconds,
         train_loss=training.tail_loss(),
-        precision=precision,
+        kernels=kernels,
     )
 
 
@@ -255,23 +275,35 @@ def _train(
     n_images: int,
     save_every: float,
     on_step: Callable[[int], None],
-) -> bool:
-    """Whether it diverged."""
+    watch: Watch,
+    follow: Follow | None,
+) -> tuple[Status, str]:
+    """How it ended, and why so if it is not done."""
     spec, meter = training.spec, Meter(training.device)
-    every, diverged = max(1, spec.n_steps // LOGGED_STEPS), False
-    order = batches(n_images, spec.batch_size, spec.seed, training.n_done)
+    every, reason = max(1, spec.n_steps // LOGGED_STEPS), ""
+    status: Status = "done"
+    order = training.feed.ahead(batches(n_images, spec.batch_size, spec.seed, training.n_done))
     before, started = training.seconds, time.monotonic()
     saved_at = started
-    while training.n_done < spec.n_steps and not diverged:
+    while training.n_done < spec.n_steps:
         training.step(next(order))
         at_end = training.n_done == spec.n_steps
         if training.n_done % every == 0 or at_end:
-            diverged = not math.isfinite(training.loss.item())
+            line = _line(training, meter)
+            if not math.isfinite(training.loss.item()):
+                status, reason = "diverged", "the loss became infinite or not a number"
+            else:
+                line |= _seen_along(training, attempt, every, watch, follow)
+                if due(training.n_done, every, spec.n_steps, watch.points) and parallel.any_rank(
+                    attempt.writes and bool(watch.verdict())
+                ):
+                    status, reason = "collapsed", watch.verdict()
             training.seconds = before + time.monotonic() - started
-            attempt.append(attempt.path / "metrics.jsonl", _line(training, meter))
+            line["seconds"] = round(training.seconds, 3)
+            attempt.append(attempt.path / "metrics.jsonl", line)
             on_step(training.n_done)
         stop = parallel.any_rank(attempt.pulse())  # all at the same step
-        if at_end or diverged:
+        if at_end or status != "done":
             break
         if stop or time.monotonic() - saved_at >= save_every:
             training.seconds = before + time.monotonic() - started
@@ -281,10 +313,23 @@ def _train(
         if stop:
             parallel.barrier()  # a rank that ends earlier would have the first one killed while it saves
             raise Stopped(f"asked to stop; saved at step {training.n_done} of {spec.n_steps}")
-    return diverged
+    return status, reason
 
 
-def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+def _seen_along(
+    training: Training, attempt: Attempt, every: int, watch: Watch, follow: Follow | None
+) -> dict[str, float]:
+    """The run's health and its online probes, where they are due at this logged step."""
+    encoder, step, n_steps = cast(Algorithm, training.module).probed, training.n_done, training.spec.n_steps
+    seen: dict[str, float] = {}
+    if due(step, every, n_steps, watch.points):
+        seen |= watch.measure(encoder, step, training.terms)
+    if follow is not None and attempt.writes and due(step, every, n_steps, follow.points):
+        seen |= follow(encoder, watch.context)
+    return seen
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
@@ -294,7 +339,7 @@ def _line(training: Training, meter: Meter) -> dict[str, Any]:
     return {
         "step": training.n_done,
         "images_seen": training.n_done * training.spec.batch_size,
-        "seconds": round(training.seconds, 3),
+        "seconds": training.seconds,
         "time": round(time.time(), 3),
         **{name: value for name, value in scalars.items() if math.isfinite(value)},
         "lr": training.lr,

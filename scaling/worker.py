@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,24 +27,33 @@ from torch import Tensor, nn
 from scaling import calibration, checkpoint, parallel
 from scaling.algorithms.algorithm import Algorithm
 from scaling.attempt import Attempt
-from scaling.calibrate import measure
+from scaling.calibrate import choose, measure
 from scaling.cost import cost_of
-from scaling.data.cache import cached, cached_task
+from scaling.data.cache import cached, cached_images, cached_task
+from scaling.data.labels import label_rows, label_set
 from scaling.data.mixture import select
 from scaling.data.source import Images, Source, Task, TaskInfo
 from scaling.data.views import normalise
 from scaling.environment import environment, provenance
 from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_IO, EXIT_STOPPED, Stopped, classify_exception
+from scaling.kernels import Kernels, by_rule
+from scaling.options import LabelSet
+from scaling.health import affordable
 from scaling.parallel import Member, PeerLost
 from scaling.plan import source_of
 from scaling.planned import Job
+from scaling.pictures import picture
 from scaling.probes.evaluate import probe_task
+from scaling.probes.features import Part, parts_of, task_features
+from scaling.probes.kept import PATTERN, Kept, digest_of
+from scaling.probes.online import SHARE, Online, portion
 from scaling.process import die_with_parent
 from scaling.records import RunRecord
 from scaling.rundir import LeaseLost
-from scaling.train import Trained, build, pretrain, resolve_precision
+from scaling.train import Trained, autocast, build, pretrain
 
+PICTURE = "picture.png"
 FEATURE_BATCH = {"cuda": 512, "cpu": 64}
 """Images per forward pass when features are cached; on a CPU the activations of 64 stay in its cache, 1.4x as fast."""
 CHUNK = 8192
@@ -71,19 +81,36 @@ class Data:
         spec = self.job.spec
         if not spec.data_identity:
             return np.empty((0, spec.channels, spec.image_size, spec.image_size), np.uint8)
-        name = f"images-{spec.data_identity[:24]}-{spec.image_size}x{spec.channels}.npz"
-        return cached(self.cache / name, self._draw)["images"]
+        name = f"images-{spec.data_identity[:24]}-{spec.image_size}x{spec.channels}.npy"
+        shape = (spec.n_images, spec.channels, spec.image_size, spec.image_size)
+        return cached_images(self.cache / name, shape, self._draw)
 
-    def _draw(self) -> dict[str, NDArray]:
+    def labels(self) -> NDArray[np.int64] | None:
+        """As `label_rows`; None for an algorithm that learns without. Raises RunFailed when they are not as planned."""
+        wanted: LabelSet | None = getattr(self.job.spec.options, "labels", None)
+        if wanted is None:
+            return None
+
+        def look_up() -> dict[str, NDArray]:
+            labels = self.source.labels(self._selected())
+            if label_set(labels) != wanted:
+                raise RunFailed("the images' labels changed since the plan was made; run the sweep again to plan anew")
+            return {"labels": label_rows(labels)}
+
+        return cached(self.cache / f"labels-{wanted.identity[:24]}.npz", look_up)["labels"]
+
+    def _selected(self) -> NDArray[np.int64]:
         assert self.job.weights is not None
         selection = select(self.source.pool(), self.job.weights, self.job.spec.n_images)
         if selection.identity != self.job.spec.data_identity:
             raise RunFailed("the source's images changed since the plan was made; run the sweep again to plan anew")
-        read = []
-        for start in range(0, len(selection.indices), CHUNK):
+        return selection.indices
+
+    def _draw(self) -> Iterator[Images]:
+        indices = self._selected()
+        for start in range(0, len(indices), CHUNK):
             self._go_on()
-            read.append(self.source.read(selection.indices[start : start + CHUNK]))
-        return {"images": np.concatenate(read)}
+            yield self.source.read(indices[start : start + CHUNK])
 
     def task(self, info: TaskInfo) -> Task:
         return cached_task(self.cache, info, lambda: self.source)
@@ -101,9 +128,10 @@ def execute(attempt: Attempt, member: Member, on_step: OnStep) -> None:
     threads = max(1, job.cpus // member.local_size)
     torch.set_num_threads(threads)
     with threadpool_limits(threads):  # small problems of the probes are many times slower on threads that must share
-        attempt.clear_drafts("checkpoint.pt", "encoder.pt", "metrics.jsonl")
-        _note_provenance(attempt, job, member, device)
-        module = _trained_encoder(attempt, job, member, device, on_step)
+        attempt.clear_drafts("checkpoint.pt", "encoder.pt", "metrics.jsonl", PICTURE, PATTERN)
+        kernels = _kernels(attempt, job, member, device)
+        _note_provenance(attempt, job, member, device, kernels)
+        module = _trained_encoder(attempt, job, member, device, kernels, on_step)
         if module is not None and attempt.writes:
             _probe(attempt, job, module, device)
         attempt.remove(attempt.path / "checkpoint.pt")
@@ -123,14 +151,24 @@ def _device(job: Job, member: Member) -> torch.device:
     return device
 
 
-def _note_provenance(attempt: Attempt, job: Job, member: Member, device: torch.device) -> None:
+def _kernels(attempt: Attempt, job: Job, member: Member, device: torch.device) -> Kernels:
+    """Those of a run that is over, else those that are fast here; ranks of one run share the rule's."""
+    record = attempt.run_dir.record()
+    if record is not None and "attention" in record.environment:
+        return Kernels(precision=record.environment["precision"], attention=record.environment["attention"])
+    if member.size > 1:
+        return by_rule(job.spec.precision, device)
+    return choose(job.spec, device, Path(job.cache).parent, attempt.go_on)
+
+
+def _note_provenance(attempt: Attempt, job: Job, member: Member, device: torch.device, kernels: Kernels) -> None:
     if attempt.writes:
         spec, number = job.spec, attempt.number
         values = {
             "attempt": number,
             "time": time.time(),
             **provenance(device),
-            "precision": resolve_precision(spec.precision, device),
+            **asdict(kernels),
             "seed": spec.seed,
             "data_identity": spec.data_identity,
             "n_micro": job.n_micro,
@@ -141,18 +179,19 @@ def _note_provenance(attempt: Attempt, job: Job, member: Member, device: torch.d
 
 
 def _trained_encoder(
-    attempt: Attempt, job: Job, member: Member, device: torch.device, on_step: OnStep
+    attempt: Attempt, job: Job, member: Member, device: torch.device, kernels: Kernels, on_step: OnStep
 ) -> nn.Module | None:
     """The encoder to probe, trained now or before, its record written; None when there is nothing to probe."""
     record = attempt.run_dir.record()
     if record is not None:
-        return _finished_encoder(attempt, job, device) if record.status == "done" and attempt.writes else None
+        return _finished_encoder(attempt, job, device, kernels) if record.status == "done" and attempt.writes else None
     alone = member.size == 1
     data = Data(job, attempt.go_on if alone else lambda: None)  # ranks stop together, when they train
     with parallel.group(member, device):
         if not attempt.writes:
             parallel.barrier()  # the first one fills the cache
-        images = data.images()
+        images, labels = data.images(), data.labels()
+        follow = _follow(data, device) if attempt.writes else None
         if attempt.writes:
             parallel.barrier()
         attempt.begin("pretrain")
@@ -162,23 +201,45 @@ def _trained_encoder(
             attempt,
             device=device,
             checkpoint_minutes=job.checkpoint_minutes,
+            kernels=kernels,
             n_micro=job.n_micro,
+            labels=labels,
             on_step=on_step,
+            follow=follow,
         )
     module = _probed(trained.module)
     if attempt.writes:
         record = _record(job, attempt.run_dir.run, trained, device)
+        _picture(attempt, job, trained, images, device)
         checkpoint.save(attempt.path / "encoder.pt", module.state_dict(), place=attempt.replacing)
         attempt.write_json(attempt.path / "result.json", record.to_json())
-    return None if trained.diverged else module
+    return module if trained.status == "done" else None
+
+
+def _follow(data: Data, device: torch.device) -> Online | None:
+    """The read-outs along the run; None where there are none."""
+    job = data.job
+    if not job.spec.n_steps:
+        return None
+    chosen = portion(job.online, [TaskInfo(**values) for values in job.tasks.values()], affordable(job.spec, SHARE))
+    return Online(chosen, data.task, device, FEATURE_BATCH[device.type]) if chosen else None
+
+
+def _picture(attempt: Attempt, job: Job, trained: Trained, images: Images, device: torch.device) -> None:
+    if trained.status == "diverged":
+        return
+    context = functools.partial(autocast, device, trained.kernels.precision)
+    png = picture(trained.module, images, device=device, context=context, synthetic=job.synthetic)
+    if png is not None:
+        attempt.write(attempt.path / PICTURE, png)
 
 
 def _probed(module: nn.Module) -> nn.Module:
     return cast(Algorithm, module).probed
 
 
-def _finished_encoder(attempt: Attempt, job: Job, device: torch.device) -> nn.Module:
-    module = _probed(build(job.spec, device, resolve_precision(job.spec.precision, device)))
+def _finished_encoder(attempt: Attempt, job: Job, device: torch.device, kernels: Kernels) -> nn.Module:
+    module = _probed(build(job.spec, device, kernels))
     module.load_state_dict(checkpoint.load(attempt.path / "encoder.pt", device) or {})
     return module
 
@@ -190,7 +251,7 @@ def _record(job: Job, run: str, trained: Trained, device: torch.device) -> RunRe
         raise RunFailed(f"the closed form says {cost.n_params_total} trainable parameters, torch counts {counted}")
     return RunRecord(
         run=run,
-        status="diverged" if trained.diverged else "done",
+        status=trained.status,
         n_params=cost.n_params,
         n_params_total=cost.n_params_total,
         n_params_by_part=dict(cost.n_params_by_part),
@@ -198,40 +259,52 @@ def _record(job: Job, run: str, trained: Trained, device: torch.device) -> RunRe
         train_flops=cost.flops_per_image * trained.images_seen,
         train_seconds=round(trained.seconds, 3),
         train_loss=trained.train_loss,
-        environment=environment(device, trained.precision),
-        reason="the loss became infinite or not a number" if trained.diverged else "",
+        environment={**environment(device, trained.kernels.precision), "attention": trained.kernels.attention},
+        reason=trained.reason,
     )
 
 
 def _probe(attempt: Attempt, job: Job, module: nn.Module, device: torch.device) -> None:
-    """Read-outs of the tasks that have none yet."""
+    """Read-outs of the tasks that have none yet, from features kept of this encoder where there are any."""
+    missing = {f: TaskInfo(**values) for f, values in job.tasks.items() if attempt.run_dir.probes(f) is None}
+    if not missing:
+        return
     module.eval()
     data = Data(job, attempt.go_on)
+    kept = Kept(
+        folder=attempt.path,
+        encoder=digest_of(module),
+        max_train=job.probe.max_train,
+        seed=job.spec.seed,
+        limit=job.probe.keep_mb * 2**20,
+        place=attempt.replacing,
+    )
 
-    def encode(images_u8: Tensor) -> Tensor:
-        tokens: Tensor = module(normalise(images_u8))
-        cls, patches = tokens[:, 0], tokens[:, 1:]
-        if patches.shape[1] == 0:
-            return cls
-        mean = patches.mean(dim=1)
-        pooled: Tensor = {"cls": cls, "mean": mean, "both": torch.cat([cls, mean], dim=1)}[job.probe.pool]
-        return pooled
+    def encode(images_u8: Tensor) -> Mapping[Part, Tensor]:
+        attempt.go_on()
+        return parts_of(module(normalise(images_u8)))
 
-    for fingerprint, values in job.tasks.items():
-        if attempt.run_dir.probes(fingerprint) is not None:
-            continue
-        info = TaskInfo(**values)
+    for fingerprint, info in missing.items():
         attempt.begin(f"probe {info.name}")
         attempt.go_on()
+        features = kept.read(info)
+        if features is None:
+            features = task_features(
+                encode,
+                data.task(info),
+                max_train=kept.max_train,
+                seed=kept.seed,
+                batch_size=FEATURE_BATCH[device.type],
+                device=device,
+            )
+            kept.write(features)
         results = probe_task(
-            encode,
-            data.task(info),
+            features,
             job.probe.read_outs(),
+            pool=job.probe.pool,
             seed=job.spec.seed,
             device=device,
-            batch_size=FEATURE_BATCH[device.type],
             n_boot=job.probe.bootstrap,
-            max_train=job.probe.max_train,
             go_on=attempt.go_on,
         )
         attempt.write_json(attempt.path / "probes" / f"{fingerprint}.json", [asdict(result) for result in results])

@@ -1,4 +1,5 @@
-"""The contract of an SSL algorithm: four members and one pure function of the shape; a fifth if it couples images.
+"""The contract of an SSL algorithm: four members and one pure function of the shape; one more if it couples images or
+learns from labels.
 
 To add one: a file with such a class, its options in `scaling/options.py`, a row in `scaling/catalog.py`; the contract
 tests then run it.
@@ -6,7 +7,8 @@ tests then run it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -43,4 +45,34 @@ class Coupled(Algorithm, Protocol):
         """Takes from the images and draws of all parts here what `loss` must know of the others, part by part and
         without gradients. Called before the losses of a step that has several parts in this process; `after_step`
         forgets it."""
+        ...
+
+
+@runtime_checkable
+class Labelled(Algorithm, Protocol):
+    """An algorithm that learns from labels. Its options have `labels`, which a plan fills in."""
+
+    label_width: int
+    """Values of a label."""
+
+    def tell(self, labels_BL: Tensor) -> None:
+        """Labels of the whole batch (B, 1 + label_width), int64, as `scaling.data.labels.label_rows`, before the losses
+        of a step; every process knows all of them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    rows: Mapping[str, Tensor]
+    """Name -> uint8 images (B, 1 or C, H, W), all of one size."""
+    caption: str
+    """A line on what the rows show."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """An algorithm that can show what it learned."""
+
+    def picture(self, images_BCHW: Tensor) -> Picture:
+        """Of uint8 images, in eval mode and without gradients. Draws nothing from the global generators."""
         ...

@@ -29,6 +29,7 @@ from scaling.options import (
     MaeOptions,
     MocoV3Options,
     SimClrOptions,
+    SupervisedOptions,
 )
 
 
@@ -240,6 +241,17 @@ def lejepa(shape: Shape, options: LeJepaOptions) -> Cost:
         n_params={"encoder": n_params(shape), "projector": projector_params(widths, "linear")},
         flops_per_image=3 * (encoded + views * projector_flops(widths)) + 2 * views * sliced,
         values_per_image=seen + views * (projector_values(widths) + 2 * o.n_slices),
+    )
+
+
+def supervised(shape: Shape, options: SupervisedOptions) -> Cost:
+    """Without heads until a plan has found the labels."""
+    width = shape.width * (2 if options.pool == "both" else 1)
+    classes = sum(head.n_classes for head in options.labels.heads) if options.labels else 0
+    return Cost(
+        n_params={"encoder": n_params(shape), "head": (width + 1) * classes},
+        flops_per_image=3 * (encoder_flops(shape, shape.n_patches) + 2.0 * width * classes),
+        values_per_image=encoder_values(shape, shape.n_patches) + width + 2 * classes,
     )
 
 

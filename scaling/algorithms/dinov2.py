@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scaling import parallel
+from scaling.algorithms.algorithm import Picture
 from scaling.algorithms.closed_forms import global_size, head_sizes, local_size, n_local
 from scaling.data.views import blur, jitter, normalise, random_crop, solarise
 from scaling.models.shape import Shape
@@ -291,6 +292,19 @@ class DINOv2(nn.Module):
         head = self.teacher[self.heads[term]]
         return sinkhorn_columns(lambda: (head(rows) / temperature for rows in rows_of_parts))
 
+    def picture(self, images_BCHW: Tensor) -> Picture:
+        """Where the teacher's class token looks, head by head (DINO, figure 3)."""
+        shares_BHN, patch = self.probed.class_attention(normalise(images_BCHW)), self.shape.patch_size
+        rows = {
+            "mean of heads": shares_BHN.mean(dim=1),
+            **{f"head {i + 1}": s for i, s in enumerate(shares_BHN.unbind(1))},
+        }
+        shown = {name: heat_map(shares_BN, patch) for name, shares_BN in rows.items()}
+        caption = (
+            "Attention of the teacher's class token over the patches in its last block, from 0 to its largest value."
+        )
+        return Picture(rows={"image": images_BCHW, **shown}, caption=caption)
+
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """The teacher moves towards the student, less and less: momentum rises by a cosine. The centres follow it."""
@@ -303,6 +317,13 @@ class DINOv2(nn.Module):
         for centring in self.centring.values():
             assert isinstance(centring, Centring)
             centring.after_step()
+
+
+def heat_map(shares_BN: Tensor, patch_size: int) -> Tensor:
+    """(B, 1, H, W) uint8: 0 black, each image's largest share white."""
+    scaled = shares_BN / shares_BN.amax(dim=1, keepdim=True).clamp_min(1e-12)
+    grid = (scaled * 255).round().to(torch.uint8).unflatten(1, (round(shares_BN.shape[1] ** 0.5), -1))
+    return grid.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)[:, None]
 
 
 def cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

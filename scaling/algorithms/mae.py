@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from scaling.algorithms.algorithm import Picture
 from scaling.algorithms.closed_forms import decoder_size, n_kept
-from scaling.data.views import normalise, random_crop
+from scaling.data.views import normalise, pixels, random_crop
 from scaling.models.shape import Shape
-from scaling.models.vit import Encoder, blocks, gather, patchify, position_table
+from scaling.models.vit import Encoder, blocks, gather, patchify, position_table, unpatchify
 from scaling.options import MaeOptions
 from scaling.parallel import Draws
 
@@ -71,3 +72,24 @@ class MAE(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Nothing follows a step."""
+
+    def picture(self, images_BCHW: Tensor) -> Picture:
+        """Whole images, what is left of them, and with the hidden patches as predicted."""
+        images, patch = normalise(images_BCHW), self.shape.patch_size
+        generator, kept = torch.Generator().manual_seed(0), n_kept(self.shape, self.options)
+        order_BN = torch.rand(len(images), self.shape.n_patches, generator=generator).argsort(dim=1).to(images.device)
+        tokens_BKD = self.encoder(images, kept_BK=order_BN[:, :kept])
+        predicted_BMP = self.decoder(tokens_BKD, order_BN[:, :kept], order_BN[:, kept:]).float()
+        patches_BNP = patchify(images, patch)
+        if self.options.norm_pixels:
+            variance, mean = torch.var_mean(gather(patches_BNP, order_BN[:, kept:]), dim=-1, keepdim=True)
+            predicted_BMP = predicted_BMP * (variance + 1e-6).sqrt() + mean
+        at_BMP = order_BN[:, kept:, None].expand_as(predicted_BMP)
+        hidden, filled = patches_BNP.scatter(1, at_BMP, 0.0), patches_BNP.scatter(1, at_BMP, predicted_BMP)
+        rows = {"hidden": hidden, "reconstructed": filled}
+        caption = f"{1 - kept / self.shape.n_patches:.0%} of the patches are hidden and predicted from the others" + (
+            "; each has the mean and contrast of the true one, which the objective leaves out"
+            * self.options.norm_pixels
+        )
+        shown = {name: pixels(unpatchify(patches, patch)) for name, patches in rows.items()}
+        return Picture(rows={"image": images_BCHW, **shown}, caption=caption + ".")

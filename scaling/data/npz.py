@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.data.source import Images, Pool, Split, Task, TaskInfo, TaskKind
+from scaling.data.source import Images, Labels, Pool, Split, Task, TaskInfo, TaskKind
 from scaling.errors import Problem, SpecError, unknown
 from scaling.options import NpzOptions, NpzPack
 
@@ -37,6 +37,11 @@ class Npz:
     def read(self, indices: NDArray[np.int64]) -> Images:
         _, images, rows = self._pooled
         return images[rows[indices]]
+
+    def labels(self, indices: NDArray[np.int64]) -> Labels:
+        """A copy of a labelled image has its label, whatever file it was read from; of several labels, the first."""
+        task, values = self._labelled
+        return Labels(tasks=self.tasks(), task=task[indices], values=values[indices])
 
     def tasks(self) -> tuple[TaskInfo, ...]:
         return tuple(self._info(name) for name, pack in self.options.files.items() if pack.task)
@@ -135,6 +140,27 @@ class Npz:
             keys=keys, groups=keys, modality=codes[rows].astype(np.int16), modalities=tuple(map(str, modalities))
         )
         return pool, images, rows
+
+    @functools.cached_property
+    def _labelled(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Task, -1 without one, and label of each member of the pool."""
+        files = [file for file, pack in self.options.files.items() if pack.task]
+        keys = {(f, split): _keys(self._images(self._load(f), split)) for f in files for split in SPLITS}
+        labels = [_labels(self._load(f), "train").reshape(len(keys[f, "train"]), -1) for f in files]
+        pool = self.pool().keys
+        task = np.full(len(pool), -1)
+        values = np.zeros((len(pool), max((rows.shape[1] for rows in labels), default=1)), np.int64)
+        for code in reversed(range(len(files))):  # the first file is written last
+            found, first = np.unique(keys[files[code], "train"], return_index=True)
+            members = np.flatnonzero(np.isin(pool, found))
+            rows = labels[code][first[np.searchsorted(found, pool[members])]]
+            task[members], values[members] = code, 0
+            values[members, : rows.shape[1]] = rows
+        for (_, split), held in keys.items():
+            if split != "train":  # a duplicate would carry a label of what is tested
+                kept_out = np.isin(pool, held)
+                task[kept_out], values[kept_out] = -1, 0
+        return task, values
 
     def _images(self, arrays: Arrays, split: str) -> Images:
         """(n, channels, size, size): grey repeated, colour to luminance (ITU-R 601), other sizes by area averaging."""

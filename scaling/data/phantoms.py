@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scaling.data import phantom_physics as physics
 from scaling.data.phantom_anatomy import F32, Dice
-from scaling.data.source import Images, Pool, Split, Task, TaskInfo, TaskKind
+from scaling.data.source import Images, Labels, Pool, Split, Task, TaskInfo, TaskKind
 from scaling.data.splitmix import GOLDEN, Keys, mix
 from scaling.errors import unknown
 from scaling.options import PhantomsOptions
@@ -86,6 +86,8 @@ class Design:
     """Labels of the first images, over and over; at most 8 of them, the smallest split."""
     show: Callable[[Dice, F32], F32]
     """(dice, (n, k) labels) -> findings, with chance where classes overlap."""
+    tell: Callable[[F32], F32]
+    """(n, k) findings of the pool -> labels, negative where the task's question has no answer."""
 
     @property
     def n_classes(self) -> int:
@@ -119,12 +121,35 @@ def _show_margin(dice: Dice, labels: F32) -> F32:
     return _columns(np.ones(dice.n, np.float32), np.zeros(dice.n, np.float32), labels[:, 0] * dice.uniform(0.7, 1.3))
 
 
+def _tell_lesion(findings: F32) -> F32:
+    """Only of slices as the task has them: elsewhere there may be no liver."""
+    level, contrast = findings.T
+    return np.where((level > 0.36) & (level < 0.54), (contrast != 0).astype(np.float32), np.float32(-1))
+
+
+def _tell_ventricles(findings: F32) -> F32:
+    """The grade whose range is nearest."""
+    return np.clip(np.floor((findings[:, 0] - 0.075) * 4.7), 0, 3)
+
+
+def _tell_margin(findings: F32) -> F32:
+    """Of solid masses."""
+    there, cyst, spiculated = findings.T
+    return np.where((there > 0) & (cyst == 0), spiculated, np.float32(-1))
+
+
 TASKS = {
-    "ct_lesion": Design(modality="ct", kind="binary", deal=(0, 1), show=_show_lesion),
-    "mr_ventricles": Design(modality="mr", kind="ordinal", deal=(0, 1, 2, 3), show=_show_ventricles),
-    "xray_findings": Design(modality="xray", kind="multi-label", deal=EIGHT, show=_show_findings),
-    "ultrasound_mass": Design(modality="ultrasound", kind="binary", deal=(0, 1), show=_show_margin),
-    "smear_cells": Design(modality="microscopy", kind="multi-class", deal=(0, 1, 2, 3, 4), show=lambda dice, y: y),
+    "ct_lesion": Design(modality="ct", kind="binary", deal=(0, 1), show=_show_lesion, tell=_tell_lesion),
+    "mr_ventricles": Design(
+        modality="mr", kind="ordinal", deal=(0, 1, 2, 3), show=_show_ventricles, tell=_tell_ventricles
+    ),
+    "xray_findings": Design(
+        modality="xray", kind="multi-label", deal=EIGHT, show=_show_findings, tell=lambda findings: findings
+    ),
+    "ultrasound_mass": Design(modality="ultrasound", kind="binary", deal=(0, 1), show=_show_margin, tell=_tell_margin),
+    "smear_cells": Design(
+        modality="microscopy", kind="multi-class", deal=(0, 1, 2, 3, 4), show=lambda dice, y: y, tell=lambda y: y
+    ),
 }
 
 
@@ -153,6 +178,20 @@ class Phantoms:
                 dice = Dice(pool.keys[indices[part]])
                 images[part] = self._picture(modality.draw, dice, modality.findings(dice))
         return images
+
+    def labels(self, indices: NDArray[np.int64]) -> Labels:
+        """What was drawn into an image, in the words of its modality's task. The images of tasks are others."""
+        pool = self.pool()
+        task, values = np.full(len(indices), -1), np.zeros((len(indices), len(EIGHT[0])), np.int64)
+        for code, design in enumerate(TASKS.values()):
+            mine = np.flatnonzero(pool.modality[indices] == pool.modalities.index(design.modality))
+            findings = MODALITIES[design.modality].findings(Dice(pool.keys[indices[mine]]))
+            rows = design.tell(findings).astype(np.int64)
+            rows = rows if rows.ndim == 2 else rows[:, None]
+            told = rows[:, 0] >= 0
+            task[mine[told]] = code
+            values[mine[told], : rows.shape[1]] = rows[told]
+        return Labels(tasks=self.tasks(), task=task, values=values)
 
     def tasks(self) -> tuple[TaskInfo, ...]:
         return tuple(self._info(name) for name in TASKS)

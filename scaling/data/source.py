@@ -61,6 +61,17 @@ class Task:
     test: Split
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What training splits say of images of the pool."""
+
+    tasks: tuple[TaskInfo, ...]
+    task: NDArray[np.int64]
+    """(n,) which of `tasks` an image's label is of, -1 without one."""
+    values: NDArray[np.int64]
+    """(n, most labels of a task): the class, then zeros; for multi-label 0/1 each."""
+
+
 class Source(Protocol):
     """Deterministic: the same options give the same images, tasks and identities on every machine."""
 
@@ -71,6 +82,10 @@ class Source(Protocol):
 
     def read(self, indices: NDArray[np.int64]) -> Images:
         """Images of the pool at `indices`, in that order."""
+        ...
+
+    def labels(self, indices: NDArray[np.int64]) -> Labels:
+        """Of images of the pool at `indices`; none for one that is also in a validation or test split of any task."""
         ...
 
     def tasks(self) -> tuple[TaskInfo, ...]: ...

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaling.algorithms import closed_forms, dinov2, mae
-from scaling.algorithms.algorithm import Coupled
+from scaling.algorithms import closed_forms, dinov2, mae, supervised
+from scaling.algorithms.algorithm import Coupled, Labelled
 from scaling.algorithms.dinov2 import DINOv2, Masks
 from scaling.algorithms.mae import MAE
+from scaling.algorithms.supervised import Supervised
 from scaling.catalog import ALGORITHMS
 from scaling.data.views import normalise
 from scaling.models.shape import Shape, n_params
@@ -33,10 +34,21 @@ SMALLER: dict[str, dict[str, Any]] = {
     "dinov2": SMALL_HEAD,
     "dino": SMALL_HEAD,
     "ibot": SMALL_HEAD,
+    "supervised": {
+        "drop_path": 0.0,
+        "labels": {
+            "identity": "0" * 64,
+            "heads": (
+                {"task": "grade", "kind": "ordinal", "n_classes": 4},
+                {"task": "signs", "kind": "multi-label", "n_classes": 3},
+                {"task": "lesion", "kind": "binary", "n_classes": 2},
+            ),
+        },
+    },
     "lejepa": {"projector_hidden": 16, "projector_width": 8, "n_slices": 32, "n_local": 2, "drop_path": 0.0},
 }
-"""Per algorithm, what has to be smaller than its default to be quick or, drop-path, to be the same twice; a new algorithm
-works without a line here."""
+"""Per algorithm, what has to be smaller than its default to be quick or, drop-path, to be the same twice, and what a
+plan would fill in; a new algorithm works without a line here."""
 SEPARATE = {"prototypes": 24, "hidden": 12, "bottleneck": 4}
 SWITCHED: list[dict[str, Any]] = [
     {"koleo_weight": 0.0},
@@ -52,6 +64,7 @@ IN_PARTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in TRAINED),
     ("dinov2", {"centering": "sinkhorn", "koleo_weight": 1.0}),
     *(("dinov2", options) for options in SWITCHED),
+    ("supervised", {"pool": "cls", "label_smoothing": 0.0}),
 ]
 """Algorithms and options whose losses in parts are compared with those of the whole batch."""
 TINY = Shape(width=32, depth=2, heads=2, image_size=16, patch_size=4, channels=1)
@@ -68,10 +81,19 @@ def _plain_attention() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+LABELS = torch.tensor(
+    [[0, 3, 0, 0], [-1, 0, 0, 0], [1, 1, 0, 1], [2, 1, 0, 0], [1, 0, 0, 1], [-1, 0, 0, 0], [-1, 0, 0, 0], [2, 0, 0, 0]]
+)
+"""Of 8 images: task, then its class or its labels; three have none."""
+
+
 def build(name: str, shape: Shape = TINY, **options: Any) -> Any:
     entry = ALGORITHMS[name]
     torch.manual_seed(0)
-    return entry.load()(shape, entry.options(**{**SMALLER.get(name, {}), **options}))
+    module = entry.load()(shape, entry.options(**{**SMALLER.get(name, {}), **options}))
+    if isinstance(module, Labelled):
+        module.tell(LABELS)
+    return module
 
 
 def images_of(shape: Shape, n: int = 8) -> Tensor:
@@ -382,6 +404,81 @@ def test_maes_prediction_follows_the_order_of_the_masked_patches() -> None:
     forward = predicted(module, images, order[:, :4], order[:, 4:])
     flipped = predicted(module, images, order[:, :4], backwards)
     torch.testing.assert_close(flipped.flip(1), forward, rtol=1e-4, atol=1e-5)
+
+
+# --- supervised -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uncut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Supervised images as they are, so that a loss can be computed by hand."""
+    monkeypatch.setattr(supervised, "random_crop", lambda images, size, scale, draws: images)
+    monkeypatch.setattr(supervised, "jitter", lambda images, draws: images)
+
+
+def logits_by_hand(module: Supervised, images: Tensor) -> np.ndarray[Any, Any]:
+    with torch.no_grad():
+        tokens = module.encoder(normalise(images))
+        return module.head(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)).double().numpy()
+
+
+def log_softmax(row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return row - np.log(np.exp(row).sum())
+
+
+@pytest.mark.usefixtures("uncut")
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_supervised_loss_is_the_mean_cross_entropy_of_the_images_with_a_label(smoothing: float) -> None:
+    module: Supervised = build("supervised", label_smoothing=smoothing)
+    images = images_of(TINY)
+    logits = logits_by_hand(module, images)
+
+    def of_class(row: np.ndarray[Any, Any], label: int) -> float:
+        logs = log_softmax(row)
+        return float(-(1 - smoothing) * logs[label] - smoothing * logs.mean())
+
+    def of_signs(row: np.ndarray[Any, Any], wanted: list[int]) -> float:
+        p = 1 / (1 + np.exp(-row))
+        return float(-np.mean([np.log(q) if w else np.log(1 - q) for q, w in zip(p, wanted, strict=True)]))
+
+    expected = [
+        of_class(logits[0, :4], 3),
+        of_signs(logits[2, 4:7], [1, 0, 1]),
+        of_class(logits[3, 7:], 1),
+        of_signs(logits[4, 4:7], [0, 0, 1]),
+        of_class(logits[7, 7:], 0),
+    ]
+    loss, terms = module.loss(images, progress=0.5, draws=draws(2))
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)  # fp32 against fp64
+    assert terms["labelled"].item() == 5 / 8
+
+
+def test_images_without_a_label_teach_nothing() -> None:
+    module: Supervised = build("supervised")
+    images = images_of(TINY)
+    before = loss_of(module, images)
+    images[LABELS[:, 0] < 0] = 0
+    assert torch.equal(loss_of(module, images), before)
+
+
+def test_a_batch_without_any_label_has_no_loss_and_no_gradient() -> None:
+    module: Supervised = build("supervised")
+    module.tell(torch.full_like(LABELS, -1))
+    loss = loss_of(module, images_of(TINY))
+    loss.backward()
+    assert loss.item() == 0
+    assert not any(p.grad.any() for p in module.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("pool", "width"), [("cls", 32), ("mean", 32), ("both", 64)])
+def test_the_heads_read_what_the_probes_read(pool: str, width: int) -> None:
+    module: Supervised = build("supervised", pool=pool)
+    assert module.head.weight.shape == (4 + 3 + 2, width)
+
+
+def test_supervised_without_labels_says_where_they_come_from() -> None:
+    with pytest.raises(ValueError, match="a plan fills in `labels` from the source's tasks"):
+        build("supervised", labels=None)
 
 
 # --- DINOv2 -----------------------------------------------------------------------------------------------------

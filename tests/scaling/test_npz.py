@@ -68,6 +68,33 @@ def test_each_class_can_be_of_a_modality_of_its_own(packs: Path) -> None:
         assert of_image[image[0].tobytes()] == code
 
 
+def test_images_of_a_training_split_have_their_labels_and_others_none(packs: Path) -> None:
+    opened = source(packs, shapes=SHAPES, cells=CELLS, channels=3)  # shapes are no task
+    labels = opened.labels(np.arange(150))
+    assert [task.name for task in labels.tasks] == ["cells"]
+    held = arrays_of(packs, "cells")
+    of_image = {
+        image.tobytes(): int(label)
+        for image, label in zip(held["train_images"].transpose(0, 3, 1, 2), held["train_labels"][:, 0], strict=True)
+    }
+    found = [
+        (of_image.get(image.tobytes()), int(value) if task == 0 else None)
+        for image, task, value in zip(opened.read(np.arange(150)), labels.task, labels.values[:, 0], strict=True)
+    ]
+    assert sum(wanted is not None for wanted, _ in found) == 60
+    assert all(wanted == label for wanted, label in found)
+
+
+def test_an_image_that_is_also_tested_has_no_label_in_any_pack(packs: Path) -> None:
+    shapes, cells = arrays_of(packs, "shapes"), arrays_of(packs, "cells")
+    tested = np.repeat(shapes["train_images"][:2, ..., None], 3, axis=3)  # grey, as the other pack's colour images
+    edit(packs, "cells", test_images=np.concatenate([tested, cells["test_images"][2:]]))
+    task = {"kind": "binary", "modality": "mixed"}
+    opened = source(packs, shapes={**SHAPES, "task": task}, cells=CELLS, channels=3)
+    labels = opened.labels(np.arange(150))
+    assert np.bincount(labels.task + 1).tolist() == [30 + 2, 60 - 2, 60]
+
+
 def test_packs_together_give_one_pool_of_all_modalities(packs: Path) -> None:
     pool = source(packs, shapes=SHAPES, cells=CELLS).pool()
     assert pool.modalities == ("ct", "microscopy", "xray")

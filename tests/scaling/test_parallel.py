@@ -34,7 +34,12 @@ ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 OPTIONS = {
     "mae": "{lr: {base: 1.0e-3, rule: constant}}",
+    "supervised": "{lr: {base: 1.0e-3, rule: constant}}",
     "dinov2": "{prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1, lr: {base: 1.0e-3, rule: constant}}",
+    "simclr": "{projector_hidden: 16, projector_width: 8, lr: {base: 1.0e-3, rule: constant}}",
+    "mocov3": "{head_hidden: 16, head_width: 8, lr: {base: 1.0e-3, rule: constant}}",
+    "ijepa": "{lr: {base: 1.0e-3, rule: constant}}",
+    "lejepa": "{projector_hidden: 16, projector_width: 8, n_slices: 32, n_local: 1, lr: {base: 1.0e-3, rule: constant}}",
 }
 SWEEP = """\
 name: shared
@@ -139,7 +144,7 @@ def trained(folder: Path, spec: RunSpec, images: Images, n_micro: int) -> tuple[
     run_dir = RunDir(folder / f"{spec.algorithm}{n_micro}")
     run_dir.lease("mine")
     done = pretrain(spec, images, Attempt(run_dir.path, "mine"), device=CPU, checkpoint_minutes=60.0, n_micro=n_micro)
-    names = {"loss", "dino", "ibot", "koleo", "teacher_entropy"}
+    names = {"loss", "dino", "ibot", "koleo", "teacher_entropy", "positive_cosine", "sigreg", "prediction"}
     return done, [{name: line[name] for name in names & line.keys()} for line in run_dir.metrics()]
 
 
@@ -152,6 +157,10 @@ IN_PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov2 with sinkhorn and drop path": ("dinov2", {"centering": "sinkhorn", "drop_path": 0.2}),
     "dino with sinkhorn": ("dino", {"centering": "sinkhorn"}),
     "ibot with a head for patches": ("ibot", {"ibot_head": {"prototypes": 24, "hidden": 12, "bottleneck": 4}}),
+    "simclr": ("simclr", {}),
+    "mocov3 with drop path": ("mocov3", {"drop_path": 0.2}),
+    "ijepa with drop path": ("ijepa", {"drop_path": 0.2}),
+    "lejepa with drop path": ("lejepa", {"drop_path": 0.2}),
 }
 
 
@@ -190,7 +199,15 @@ def test_micro_batches_in_bf16_give_the_losses_of_the_whole_batch_but_for_its_ro
 def small_spec(algorithm: str, **options: Any) -> RunSpec:
     from scaling.catalog import ALGORITHMS
 
-    smaller = {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1} if algorithm != "mae" else {}
+    smaller: dict[str, Any] = {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1}
+    others: dict[str, dict[str, Any]] = {
+        "mae": {},
+        "simclr": {"projector_hidden": 16, "projector_width": 8},
+        "mocov3": {"head_hidden": 16, "head_width": 8},
+        "ijepa": {},
+        "lejepa": {"projector_hidden": 16, "projector_width": 8, "n_slices": 32, "n_local": 1},
+    }
+    smaller = others.get(algorithm, smaller)
     return RunSpec(
         model="none",
         algorithm=algorithm,
@@ -256,15 +273,28 @@ SINKHORN = "centering: sinkhorn, koleo_weight: 1, drop_path: 0.2, "
 
 @pytest.mark.parametrize(
     ("algorithm", "options", "n_micro"),
-    [("mae", "", 1), ("dinov2", "", 1), ("dinov2", "", 2), ("dinov2", SINKHORN, 1), ("dinov2", SINKHORN, 2)],
-    ids=["mae", "dinov2", "dinov2 in two parts", "dinov2 with sinkhorn", "dinov2 with sinkhorn in two parts"],
+    [
+        pytest.param("mae", "", 1, id="mae"),
+        pytest.param("supervised", "", 2, id="supervised in two parts"),
+        pytest.param("dinov2", "", 1, id="dinov2"),
+        pytest.param("dinov2", "", 2, id="dinov2 in two parts"),
+        pytest.param("dinov2", SINKHORN, 1, id="dinov2 with sinkhorn"),
+        pytest.param("dinov2", SINKHORN, 2, id="dinov2 with sinkhorn in two parts"),
+        pytest.param("simclr", "", 1, id="simclr"),
+        pytest.param("simclr", "", 2, id="simclr in two parts"),
+        pytest.param("mocov3", "", 1, id="mocov3"),
+        pytest.param("mocov3", "", 2, id="mocov3 in two parts"),
+        pytest.param("ijepa", "", 1, id="ijepa"),
+        pytest.param("lejepa", "", 1, id="lejepa"),
+        pytest.param("lejepa", "", 2, id="lejepa in two parts"),
+    ],
 )
 def test_two_ranks_have_the_loss_curve_and_the_encoder_of_one_process(
     algorithm: str, options: str, n_micro: int, made: Callable[..., RunDir]
 ) -> None:
     # 15 images a step, so that the ranks' parts are uneven; DINOv2 with all its terms, KoLeo across ranks too.
-    more = ("{lr", f"{{{options}lr") if algorithm == "mae" else ("{prototypes", f"{{{options}prototypes")
-    one, two = made("one", algorithm, more), made("two", algorithm, more, n_micro=n_micro)
+    more = [("{prototypes", f"{{{options}prototypes")] if options else []
+    one, two = made("one", algorithm, *more), made("two", algorithm, *more, n_micro=n_micro)
     assert attempt(one.path, "mine") == EXIT_DONE
     assert torchrun(two).wait(180) == EXIT_DONE, two.log_tail()
     assert [line["step"] for line in two.metrics()] == list(range(1, N_STEPS + 1))

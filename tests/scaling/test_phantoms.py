@@ -131,3 +131,36 @@ def test_the_contact_sheet_shows_every_modality_and_its_footer() -> None:
     png = contact_sheet(rows, "synthetic")
     assert png.startswith(b"\x89PNG")
     assert png != contact_sheet(rows, "real")
+
+
+@pytest.mark.parametrize(
+    ("task", "findings", "label"),
+    [
+        ("ct_lesion", [0.45, -60.0], [1]),
+        ("ct_lesion", [0.45, 0.0], [0]),
+        ("ct_lesion", [0.1, 60.0], [-1]),  # no slice through the liver
+        ("mr_ventricles", [0.5 / 4.7 + 0.075, 0.0], [0]),
+        ("mr_ventricles", [3.5 / 4.7 + 0.075, 0.7], [3]),
+        ("mr_ventricles", [0.99, 0.0], [3]),
+        ("xray_findings", [1.0, 0.0, 1.0], [1, 0, 1]),
+        ("ultrasound_mass", [1.0, 0.0, 1.0], [1]),
+        ("ultrasound_mass", [1.0, 1.0, 1.0], [-1]),  # a cyst has no such margin
+        ("ultrasound_mass", [0.0, 0.0, 1.0], [-1]),  # nothing there
+        ("smear_cells", [4.0], [4]),
+    ],
+)
+def test_an_image_of_the_pool_is_labelled_by_what_was_drawn(task: str, findings: list[float], label: list[int]) -> None:
+    assert TASKS[task].tell(np.array([findings], np.float32)).ravel().tolist() == label
+
+
+def test_labels_of_the_pool_mean_what_the_tasks_mean() -> None:
+    """A classifier of pixels that learns from the pool's labels finds the sign in the task's images."""
+    source = phantoms()
+    labels = source.labels(np.arange(2000))
+    code = list(TASKS).index("smear_cells")
+    mine = np.flatnonzero(labels.task == code)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model.fit(source.read(mine).reshape(len(mine), -1), labels.values[mine, 0])
+    test = source.task("smear_cells").test
+    scores = model.predict_proba(test.images.reshape(len(test.images), -1))
+    assert roc_auc_score(test.labels, scores, multi_class="ovr") > 0.6

@@ -14,6 +14,7 @@ import pytest
 
 from scaling.config import load
 from scaling.errors import SpecError
+from scaling.options import SupervisedOptions
 from scaling.plan import Plan, PlannedRun, load_plan, make_plan, open_source, with_holdout
 from scaling.records import RunRecord, Status
 from scaling.report import observations
@@ -222,3 +223,69 @@ def test_what_is_held_out_may_be_edited_after_the_runs_and_nothing_else(
     assert with_holdout(kept, *load(sweep_file())) is kept
     with pytest.raises(SpecError, match=r"holdout\[0\]: matches no point that is run"):
         with_holdout(kept, *load(sweep_file(("mixtures:", "holdout: [{seed: 9}]\nmixtures:"))))
+
+
+# --- labels -----------------------------------------------------------------------------------------------------
+
+SUPERVISED = (
+    ("algorithm: [mae, dinov2]", "algorithm: [mae, supervised]"),
+    ("  dinov2: {prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1}\n", "  mae: {}\n"),
+)
+
+
+def options_in(plan: Plan, point: str) -> SupervisedOptions:
+    options = next(run.spec.options for run in plan.runs if str(run.point) == point)
+    assert isinstance(options, SupervisedOptions)
+    return options
+
+
+def test_a_plan_finds_the_labels_of_an_algorithm_that_learns_from_them(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(*SUPERVISED)
+    every, ct = (options_in(plan, f"vit_atto/supervised/32x{name}/s0").labels for name in ("all", "ct_only"))
+    assert every is not None
+    assert ct is not None
+    assert [head.task for head in ct.heads] == ["ct_lesion"]
+    assert {head.task for head in every.heads} <= {info.name for info in plan.tasks}
+    run = next(run for run in plan.runs if run.point.algorithm == "supervised")
+    assert run.spec.data_identity in {other.spec.data_identity for other in plan.runs if other.point.algorithm == "mae"}
+    assert run.cost.n_params_by_part["head"] > 0
+
+
+def test_other_labels_of_the_same_images_are_another_run(plan_of: Callable[..., Plan]) -> None:
+    run = next(run for run in plan_of(*SUPERVISED).runs if run.point.algorithm == "supervised")
+    labels = run.spec.options.labels  # type: ignore[attr-defined]
+    changed = run.spec.options.model_copy(update={"labels": labels.model_copy(update={"identity": "1" * 64})})
+    assert run.spec.model_copy(update={"options": changed}).fingerprint != run.spec.fingerprint
+
+
+def test_a_plan_with_labels_is_kept_and_read_again(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(*SUPERVISED)
+    plan.save()
+    again = load_plan(plan.root, plan.sweep.name)
+    assert [run.spec for run in again.runs] == [run.spec for run in plan.runs]
+
+
+def test_images_without_any_label_are_refused_with_the_way_out(sweep_file: Callable[..., Path], packs: Path) -> None:
+    text = f"""\
+name: unlabelled
+grid: {{model: vit_atto, algorithm: [mae, supervised], n_images: 16}}
+data:
+  source: npz
+  root: {packs}
+  image_size: 28
+  files:
+    shapes.npz: {{modality: {{slice: ct, film: xray}}, pretrain: [train]}}
+    cells.npz: {{modality: microscopy, pretrain: [val], task: {{kind: multi-class}}}}
+pretrain: {{images_seen: 64, batch_size: 16}}
+"""
+    sweep, document = load(sweep_file(text=text))
+    sweep, source = open_source(sweep, document)
+    message = r"2: grid.algorithm: vit_atto/supervised/16xall/s0: 'supervised' needs labels and none of these images .*"
+    with pytest.raises(SpecError, match=message + r"pretrain on the train split of a pack that has a `task:`"):
+        make_plan(sweep, document, source)
+
+
+def test_a_yaml_does_not_make_labels_up(sweep_file: Callable[..., Path]) -> None:
+    given = ("  mae: {}\n", "  supervised: {labels: null}\n")
+    with pytest.raises(SpecError, match=r"supervised\.labels: follows from the tasks of the images; remove it"):
+        load(sweep_file(*SUPERVISED, given))

@@ -85,6 +85,32 @@ def test_a_smaller_set_is_part_of_a_larger_one(open_source: Open) -> None:
     assert small < large
 
 
+def test_labels_are_of_the_tasks_kind_and_come_in_the_order_asked_for(open_source: Open) -> None:
+    source = open_source()
+    asked = np.random.default_rng(0).permutation(len(source.pool().keys))
+    labels, backwards = source.labels(asked), source.labels(asked[::-1])
+    assert labels.tasks == source.tasks()
+    assert labels.task.shape == asked.shape
+    assert set(np.unique(labels.task)) - {-1} == set(range(len(labels.tasks)))
+    for code, info in enumerate(labels.tasks):
+        values = labels.values[labels.task == code]
+        width = info.n_classes if info.kind == "multi-label" else 1
+        assert set(np.unique(values[:, :width])) <= set(range(2 if info.kind == "multi-label" else info.n_classes))
+        assert not values[:, width:].any()
+    np.testing.assert_array_equal(backwards.task[::-1], labels.task)
+    np.testing.assert_array_equal(backwards.values[::-1], labels.values)
+
+
+def test_no_image_that_a_task_is_judged_by_carries_a_label(open_source: Open) -> None:
+    source = open_source()
+    labelled = np.flatnonzero(source.labels(np.arange(len(source.pool().keys))).task >= 0)
+    known = {image.tobytes() for image in source.read(labelled)}
+    for info in source.tasks():
+        task = source.task(info.name)
+        for split in (task.val, task.test):
+            assert not known & {image.tobytes() for image in split.images}
+
+
 def test_tasks_are_what_they_announce(open_source: Open) -> None:
     source = open_source()
     for info in source.tasks():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -15,21 +16,29 @@ import pytest
 import torch
 from torch import Tensor
 
+from scaling import train as training_loop
 from scaling.attempt import Attempt
 from scaling.catalog import ALGORITHMS
+from scaling.data.feed import feed_of
 from scaling.data.source import Images
 from scaling.grid import RunSpec
+from scaling.kernels import Kernels
 from scaling.options import LearningRate
 from scaling.records import BASELINES
 from scaling.rundir import LeaseLost, RunDir
-from scaling.train import Trained, batches, build, pretrain, resolve_precision, step_seed
+from scaling.train import Trained, batches, build, pretrain, step_seed
 
 CPU = torch.device("cpu")
+PLAIN = Kernels(precision="fp32", attention="plain")
 TRAINED = [name for name in ALGORITHMS if name not in BASELINES]
 SMALLER: dict[str, dict[str, Any]] = {
     "dinov2": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
     "dino": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
     "ibot": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
+    "lejepa": {"projector_hidden": 16, "projector_width": 8, "n_slices": 32, "n_local": 1},
+    "supervised": {
+        "labels": {"identity": "0" * 64, "heads": ({"task": "grade", "kind": "ordinal", "n_classes": 4},)},
+    },
 }
 N_STEPS = 12
 
@@ -88,7 +97,10 @@ def train(spec: RunSpec, images: Images, run_dir: RunDir, **changed: Any) -> Tra
     """A new attempt, which takes the run from the one before."""
     token = uuid4().hex
     run_dir.lease(token)
-    return pretrain(spec, images, Attempt(run_dir.path, token), **{"device": CPU, "checkpoint_minutes": 0.0, **changed})
+    numbers = np.arange(len(images))
+    labels = np.column_stack([np.where(numbers % 5, 0, -1), numbers % 4]) if spec.algorithm == "supervised" else None
+    settings = {"device": CPU, "checkpoint_minutes": 0.0, "labels": labels, **changed}
+    return pretrain(spec, images, Attempt(run_dir.path, token), **settings)
 
 
 def stop_at(step: int) -> Callable[[int], None]:
@@ -180,7 +192,28 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(
     with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert train(spec, images, where).precision == "bf16"
+    assert train(spec, images, where).kernels.precision == "bf16"
+
+
+def test_a_resumed_run_keeps_the_kernels_it_began_with(images: Images, run_dir: Callable[[str], RunDir]) -> None:
+    spec, whole, parts = spec_of("mae", precision="auto"), run_dir("whole"), run_dir("parts")
+    began = Kernels(precision="bf16", attention="plain")
+    train(spec, images, whole, kernels=began)
+    with pytest.raises(Thrown):
+        train(spec, images, parts, kernels=began, on_step=stop_at(7))
+    other = Kernels(precision="fp32", attention="fused")  # what another machine would choose
+    assert train(spec, images, parts, kernels=other).kernels == began
+    assert curve(parts) == curve(whole)
+
+
+@pytest.mark.parametrize("n_micro", [1, 3])
+def test_images_read_ahead_from_a_file_give_the_bits_of_resident_ones(
+    n_micro: int, images: Images, run_dir: Callable[[str], RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, share in (("resident", 1.0), ("streamed", 0.0)):
+        monkeypatch.setattr(training_loop, "feed_of", functools.partial(feed_of, share=share))
+        train(spec_of("dinov2"), images, run_dir(name), n_micro=n_micro)
+    assert curve(run_dir("streamed")) == curve(run_dir("resident"))
 
 
 def test_the_time_of_all_attempts_counts(images: Images, run_dir: Callable[[str], RunDir]) -> None:
@@ -237,9 +270,10 @@ def test_the_loss_of_a_run_is_the_mean_over_its_last_tenth(images: Images, run_d
 
 
 def test_the_learning_rate_logged_is_the_recipes(images: Images, run_dir: Callable[[str], RunDir]) -> None:
-    spec = spec_of("mae", images_seen=80, warmup=0.2, lr=LearningRate(base=1.0, rule="constant"))
+    spec = spec_of("mae", images_seen=80, warmup=0.2, lr=LearningRate(base=1e-3, rule="constant"))
     train(spec, images, run_dir("run"))
-    expected = [0.5, 1.0] + [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(1, 9)]
+    shares = [0.5, 1.0] + [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(1, 9)]
+    expected = [1e-3 * share for share in shares]
     assert [line["lr"] for line in curve(run_dir("run"))] == pytest.approx(expected, abs=1e-12)
 
 
@@ -257,7 +291,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(
 ) -> None:
     absurd = LearningRate(base=1e38, rule="constant")
     trained = train(spec_of(algorithm, lr=absurd, warmup=0.0), images, run_dir("run"))
-    assert trained.diverged
+    assert trained.status == "diverged"
     assert trained.train_loss is None
     assert trained.images_seen < N_STEPS * 8
     text = (run_dir("run").path / "metrics.jsonl").read_text()
@@ -267,13 +301,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(
 @pytest.mark.parametrize("algorithm", BASELINES)
 def test_a_baseline_is_built_and_not_trained(algorithm: str, images: Images, run_dir: Callable[[str], RunDir]) -> None:
     trained = train(spec_of(algorithm), images, run_dir("run"))
-    assert (trained.images_seen, trained.train_loss, trained.diverged) == (0, None, False)
+    assert (trained.images_seen, trained.train_loss, trained.status) == (0, None, "done")
     assert {path.name for path in run_dir("run").path.iterdir()} == {".lock", "lease.json"}
 
 
 def test_the_seed_fixes_the_initialisation() -> None:
     def weights(seed: int) -> Tensor:
-        return torch.cat([p.flatten() for p in build(spec_of("mae", seed=seed), CPU, "fp32").parameters()])
+        return torch.cat([p.flatten() for p in build(spec_of("mae", seed=seed), CPU, PLAIN).parameters()])
 
     first = weights(0)
     torch.rand(5)
@@ -326,27 +360,3 @@ def test_neighbouring_steps_and_runs_share_no_more_bits_than_chance() -> None:
     for distances in (steps, runs):
         # 63 coins: mean 31.5, deviation 4.0; the mean of 1000 within four standard errors.
         assert np.mean(distances) == pytest.approx(31.5, abs=4 * 4.0 / 1000**0.5)
-
-
-# --- precision --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
-def test_a_precision_that_was_asked_for_is_kept(wanted: str) -> None:
-    assert resolve_precision(wanted, CPU) == wanted
-
-
-@pytest.mark.parametrize(("units", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_is_bf16_where_the_processor_has_matrix_units(
-    units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
-    assert resolve_precision("auto", CPU) == expected
-
-
-@pytest.mark.parametrize(("supported", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_is_bf16_on_gpus_that_compute_in_it(
-    supported: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    assert resolve_precision("auto", torch.device("cuda")) == expected
