@@ -73,19 +73,23 @@ BLENDS = {
     "a:b, 5 mixtures": [(1, 0), (0.75, 0.25), (0.5, 0.5), (0.25, 0.75), (0, 1)],
     "a:b:c, 7 mixtures": [*np.eye(3), np.full(3, 1 / 3), *(0.5 * np.eye(3) + 0.5 / 3)],
 }
-KAPPAS = {"gamma 0.48": 1.6, "gamma 0.75": 2.5, "gamma 1.2": 4.0}
+KAPPAS = {"gamma 0.48": 1.6, "gamma 1.2": 4.0, "gamma 0.75": 2.5}
+SLOW, USUAL = "gamma 0.75", "a:b, 5 mixtures"
+"""Nearly a corner, where the profile of the best mixture takes seconds; the blend that is run with seeds, too."""
 MIXTURE_NUMBERS = ("gamma", "best_share_a", "best_share_b")
 
 
 def mixtures(n_sets: int) -> Iterator[Answers]:
     """The law's example at two model sizes, three data sizes and each blend."""
-    for name, blend in BLENDS.items():
-        law = mixture(GROUPS[: len(blend[0])])
-        x = np.array([[n, d, *shares] for n in (1e6, 1e7) for d in (1e4, 1e5, 1e6) for shares in blend])
-        for kind, kappa in KAPPAS.items():
+    for kind, kappa in KAPPAS.items():
+        for name, blend in BLENDS.items():
+            if kind == SLOW and name != USUAL:
+                continue
+            law = mixture(GROUPS[: len(blend[0])])
+            x = np.array([[n, d, *shares] for n in (1e6, 1e7) for d in (1e4, 1e5, 1e6) for shares in blend])
             theta = law.theta(law.example | {"kappa": kappa})
             truth = {one.name: float(one.compute(theta[None])[0]) for one in law.derived}
-            for seeds in (1, 3) if name == "a:b, 5 mixtures" else (1,):
+            for seeds in (1, 3) if name == USUAL and kind != SLOW else (1,):
                 rng, found = np.random.default_rng(0), []
                 for _ in range(n_sets):
                     sure = uncertainty(fit(law, _noisy(law, theta, x, seeds, rng)))
