@@ -20,15 +20,16 @@ from pydantic import (
     Field,
     ValidationError,
     create_model,
-    model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from scaling.catalog import ALGORITHMS, MODELS, PROBES, SOURCES
+from scaling.catalog import ALGORITHMS, MODELS, SOURCES
 from scaling.document import Document, Location
 from scaling.errors import Problem, SpecError, unknown
 from scaling.execution import Budget, OnlineProbe, Resources, Retry, Schedule
 from scaling.options import BY_TYPE, Options, Other, SourceOptions, Text
+from scaling.probing import Probe
+from scaling.probing import problems as probing_problems
 from scaling.records import BASELINES
 from scaling.tuning import Tune
 from scaling.tuning import problems as tuning_problems
@@ -133,57 +134,13 @@ def _union(table: Mapping[str, Any]) -> Any:
     return functools.reduce(operator.or_, (entry.options for entry in table.values()))
 
 
-ON_BY_DEFAULT = ("linear", "knn")
-PROTOCOLS: Mapping[str, dict[str, Any]] = {"biovfm": {"max_train": None, "linear": None, "knn": None, "biovfm": {}}}
-"""What a protocol says where the YAML does not."""
-
-
-class _ProbeBase(Options):
-    """How frozen features are read out; null leaves a probe out."""
-
-    protocol: Literal["biovfm"] | None = None
-    """biovfm: as the reference study, its head on all training images and no other probe unless it is named."""
-    tasks: Annotated[Annotated[Literal["all"], Text] | Annotated[list[str], Other], BY_TYPE] = "all"
-    pool: Literal["cls", "mean", "both"] = "both"
-    """Features: class token, mean of the patch tokens, or both side by side."""
-    max_train: Annotated[int, Field(ge=2)] | None = 5000
-    """Training images of a task used at most, a seeded choice in proportion to its classes; null uses all."""
-    bootstrap: int = Field(default=200, ge=0)
-    """Resamples of the test images behind each standard error."""
-    keep_mb: int = Field(default=1024, ge=0)
-    """MB of features a run keeps, so that a further read-out costs no forward pass. Not part of the identity."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_protocol(cls, values: Any) -> Any:
-        return {**PROTOCOLS.get(str(values.get("protocol")), {}), **values} if isinstance(values, dict) else values
-
-    def read_outs(self) -> dict[str, Options]:
-        """The probes wanted, by name."""
-        chosen = {name: getattr(self, name) for name in PROBES}
-        return {name: options for name, options in chosen.items() if options is not None}
-
-    def identity(self) -> dict[str, Any]:
-        """All that changes what a task's read-outs give."""
-        read_outs = {
-            n: {"version": PROBES[n].version, **o.model_dump(mode="json")} for n, o in self.read_outs().items()
-        }
-        return {"pool": self.pool, "max_train": self.max_train, "bootstrap": self.bootstrap, "read_outs": read_outs}
-
-
 if TYPE_CHECKING:
     DataOptions = SourceOptions
     Algorithms = Options
-    Probe = _ProbeBase
 else:
     DataOptions = Annotated[_union(SOURCES), Discriminator("source")]
     Algorithms = create_model(
         "Algorithms", __base__=Options, **{n: (ALGORITHMS[n].options, ALGORITHMS[n].options()) for n in TRAINED}
-    )
-    Probe = create_model(
-        "Probe",
-        __base__=_ProbeBase,
-        **{n: (e.options | None, e.options() if n in ON_BY_DEFAULT else None) for n, e in PROBES.items()},
     )
 
 Weights = Annotated[
@@ -313,7 +270,7 @@ def _between_sections(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _mixture_names(raw)
     yield from _unseen_images(raw)
     yield from _patches(raw)
-    yield from _probes(raw)
+    yield from probing_problems(raw)
     yield from _idle_options(raw)
     yield from tuning_problems(raw, _mixtures(raw))
 
@@ -382,16 +339,6 @@ def _patches(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
             nearest = max(1, round(crop / patch)) * patch
             at = ("algorithms", name, key)
             yield at, f"{crop} is no multiple of encoder.patch_size {patch}; the nearest is {nearest}"
-
-
-def _probes(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
-    probe = _section(raw, "probe")
-    protocol = PROTOCOLS.get(str(probe.get("protocol")), {})
-    said = {**dict.fromkeys(ON_BY_DEFAULT, True), **protocol, **probe}
-    if all(said.get(name) is None for name in PROBES):
-        yield ("probe",), f"leaves every read-out out; keep one of {', '.join(PROBES)}"
-    if probe.get("tasks") == []:
-        yield ("probe", "tasks"), "is empty; name tasks or write `all`"
 
 
 def _idle_options(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scaling.config import DataOptions, Probe, Weights
+from scaling.config import DataOptions, Weights
 from scaling.cost import Measured, RunCost
 from scaling.data.source import TaskInfo
+from scaling.execution import OnlineProbe
 from scaling.grid import Point, RunSpec
 from scaling.options import Options
+from scaling.probing import Probe
 from scaling.records import UNSOUND, RunRecord
 from scaling.rundir import Beat, RunDir, read_json
 
@@ -34,6 +36,9 @@ class Job(Options):
     use_gpu: bool
     """Whether to use a GPU that is visible."""
     cpus: int
+    online: OnlineProbe = OnlineProbe(tasks="none")
+    synthetic: bool = False
+    """Whether no image comes from a patient; pictures say so."""
     gpu_share: float = 1.0
     """Share of the GPU's memory this run may take: 1/k where k runs share it."""
     n_micro: int = 1

@@ -9,8 +9,9 @@ log.txt         standard output and error of all attempts  (worker)
 metrics.jsonl   one line per logged step                   (worker)
 checkpoint.pt   where to go on                             (worker, gone at the end)
 encoder.pt      weights of the probed encoder              (worker)
+picture.png     what it learned, of algorithms that show it (worker)
 result.json     RunRecord: pretraining is over             (worker, after encoder.pt)
-probes/F.json   one task's read-outs, by their fingerprint (worker)
+probes/F.json   one task's read-outs, by their fingerprint (worker); features-T.npz, of task T's images, may go
 failed.json     why the last attempt gave no result        (worker or driver)
 mlflow.json     what MLflow already has                    (driver)
 """
@@ -122,7 +123,7 @@ class RunDir:
     # --- what came out ------------------------------------------------------------------------------------------
 
     def record(self) -> RunRecord | None:
-        """Present once pretraining is over, whether it converged or diverged."""
+        """Present once pretraining is over, however it ended."""
         values = read_json(self.path / "result.json")
         return RunRecord(**values) if values else None
 

@@ -222,8 +222,11 @@ def _methods(tune: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[tuple[
         what = "lists values, of which optuna learns nothing; give `between`, or use method: asha or grid"
         yield ("tune", "lr"), what
     probe = raw.get("probe")
-    if tune.get("criterion") == "probe" and isinstance(probe, dict) and "linear" in probe and probe["linear"] is None:
-        yield ("tune", "criterion"), "probe needs the linear read-out, which probe.linear: null leaves out"
+    if tune.get("criterion") == "probe" and isinstance(probe, dict):
+        if "linear" in probe and probe["linear"] is None:
+            yield ("tune", "criterion"), "probe needs the linear read-out, which probe.linear: null leaves out"
+        elif "linear" not in probe and probe.get("protocol") is not None:
+            yield ("tune", "criterion"), "probe needs the linear read-out, which probe.protocol leaves out; name it too"
 
 
 def _number(raw: Mapping[str, Any], section: str, key: str) -> float:

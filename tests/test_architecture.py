@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = {
     "scaling": [
         {"errors", "records", "failures"},
-        {"options", "document", "catalog", "process", "rundir"},  # rundir: the caches of data/ write whole files too
-        {"execution", "tuning"},
+        # rundir: the caches of data/ write whole files too
+        {"options", "probe_options", "document", "catalog", "process", "rundir"},
+        {"execution", "probing", "tuning"},
         {"config"},
         {"grid"},
         {"calibration", "parallel", "models", "data"},
@@ -29,7 +30,7 @@ ROWS = {
         {"pretraining"},
         {"trials", "choice"},
         {"attempt", "environment", "kernels", "optim", "checkpoint", "health"},
-        {"train", "probes"},
+        {"train", "probes", "pictures"},
         {"calibrate"},
         {"tracking"},
         {"worker"},
@@ -102,6 +103,7 @@ OWNERS = {
         "scaling.probes",
         "scaling.environment",
         "scaling.health",
+        "scaling.pictures",
         "scaling.kernels",
         "scaling.calibrate",
         "scaling.worker",

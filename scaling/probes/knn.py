@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import torch
+from torch.nn import functional as F
 
 from scaling.data.source import TaskInfo
-from scaling.options import KnnOptions
-from scaling.probes.features import Features, Labelled
+from scaling.probe_options import KnnOptions
+from scaling.probes.basis import exact_products
+from scaling.probes.features import Splits
 from scaling.probes.linear import one_hot
 from scaling.probes.metrics import Scores
 
@@ -20,23 +21,21 @@ CHUNK = 1024
 class Knn:
     """Good at telling whether neighbours share a label; misjudges MAE, whose features want a linear map first."""
 
+    pool = None
+
     def __init__(self, options: KnnOptions) -> None:
         self.options = options
 
-    def predict(self, splits: Mapping[str, Labelled], info: TaskInfo, *, seed: int) -> tuple[Scores, dict[str, Any]]:
+    def predict(self, splits: Splits, info: TaskInfo, *, seed: int) -> tuple[Scores, dict[str, Any]]:
         """Shares of the vote for the test split, on standardised features."""
-        train, test = splits["train"], splits["test"]
-        k = min(self.options.k, len(train.labels))
-        bank, votes = _unit(train.features), one_hot(train.labels, info)
+        train, k = splits.train, min(self.options.k, len(splits.train.labels))
+        bank = F.normalize(train.features, dim=1, eps=1e-8)
+        votes_NC = torch.from_numpy(one_hot(train.labels, info)).to(bank.device)
         scores = []
-        for start in range(0, len(test.labels), CHUNK):
-            similarity = _unit(test.features[start : start + CHUNK]) @ bank.T
-            nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-            near = np.take_along_axis(similarity, nearest, axis=1)
-            weight = np.exp((near - near.max(axis=1, keepdims=True)) / self.options.temperature)
-            scores.append(np.einsum("nk,nkc->nc", weight / weight.sum(axis=1, keepdims=True), votes[nearest]))
-        return np.concatenate(scores), {"k": k}
-
-
-def _unit(features: Features) -> Features:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-8)
+        with exact_products():
+            for queries in F.normalize(splits.test.features, dim=1, eps=1e-8).split(CHUNK):
+                near, nearest = (queries @ bank.T).topk(k, dim=1)
+                weight = ((near - near[:, :1]) / self.options.temperature).double().exp()
+                share = weight / weight.sum(dim=1, keepdim=True)
+                scores.append(torch.einsum("nk,nkc->nc", share, votes_NC[nearest]))
+        return torch.cat(scores).cpu().numpy(), {"k": k}

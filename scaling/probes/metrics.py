@@ -89,6 +89,16 @@ def auc(scores: Scores, labels: Labels, kind: TaskKind, *, n_boot: int = 0, seed
     return Metric(value=value, se=float(kept.std(ddof=1)) if len(kept) > 1 else None)
 
 
+def unlearnable(train_labels: Labels, kind: TaskKind, n_classes: int) -> str:
+    """Why no read-out can be learnt from these labels: classes without a training image; empty when all is well."""
+    shown = train_labels if kind == "multi-label" else train_labels[:, None] == np.arange(n_classes)
+    share = shown.mean(axis=0) if len(shown) else np.zeros(n_classes)
+    missing = np.flatnonzero((share == 0) | (share == 1))
+    if len(missing) == 0:
+        return ""
+    return f"class {', '.join(map(str, missing))} has no or only positive training images"
+
+
 def accuracy(scores: Scores, labels: Labels, kind: TaskKind, *, n_boot: int = 0, seed: int = 0) -> Metric:
     hits = _hits(scores, labels, kind)
     if n_boot < 2:

@@ -13,12 +13,13 @@ import torch
 from scaling.calibrate import measure
 from scaling.calibration import Calibration, image_bytes, load_calibrations, save, shape_key
 from scaling.catalog import ALGORITHMS, MODELS
-from scaling.config import Probe
 from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE
 from scaling.grid import RunSpec
-from scaling.options import KnnOptions, LearningRate, LinearOptions, PhantomsOptions
+from scaling.options import LearningRate, PhantomsOptions
 from scaling.planned import Job
+from scaling.probe_options import KnnOptions, LinearOptions
+from scaling.probing import Probe
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from scaling.catalog import PROBES
 from scaling.config import TRAINED, load
 from scaling.errors import SpecError
 from scaling.grid import expand
@@ -94,7 +96,18 @@ MISTAKES = [
     (
         "linear: {n_c: 2}",
         "lineer: {}",
-        "22: probe.lineer: unknown key 'lineer'; did you mean 'linear'? known: bootstrap, knn, linear, max_train, ",
+        "22: probe.lineer: unknown key 'lineer'; did you mean 'linear'? known: biovfm, bootstrap, keep_mb, knn, ",
+    ),
+    (
+        "linear: {n_c: 2}",
+        "protocol: biovfm, biovfm: null",
+        "22: probe: leaves every read-out out; keep one of linear, knn, ridge, biovfm",
+    ),
+    ("linear: {n_c: 2}", "protocol: biofm", "22: probe.protocol: should be 'biovfm' (got \"biofm\")"),
+    (
+        "linear: {n_c: 2}",
+        "ridge: {l2_min: 1, l2_max: 0.1}",
+        "22: probe.ridge: l2_min is above l2_max; give l2_min <= l2_max",
     ),
     ("name: tiny", "name: tiny\nname: two", "2: name: stands twice, first in line 1; keep one"),
     (
@@ -122,6 +135,24 @@ def test_a_mistake_is_named_with_its_line_and_the_way_out(sweep_file: Write, old
     with pytest.raises(SpecError) as caught:
         load(path)
     assert message in str(caught.value), str(caught.value)
+
+
+def test_a_protocol_says_what_the_sweep_does_not(sweep_file: Write) -> None:
+    probe = load(sweep_file(("linear: {n_c: 2}", "protocol: biovfm, knn: {}")))[0].probe
+    assert set(probe.read_outs()) == {"knn", "biovfm"}
+    assert probe.max_train is None
+    assert type(probe).model_validate_json(probe.model_dump_json()) == probe
+
+
+def test_a_read_out_is_known_by_what_it_computes(sweep_file: Write) -> None:
+    def identity(settings: str) -> dict[str, Any]:
+        return load(sweep_file(("linear: {n_c: 2}", settings)))[0].probe.identity()
+
+    plain = identity("linear: {n_c: 2}")
+    assert identity("linear: {n_c: 2}, keep_mb: 0, tasks: [ct_lesion], ridge: null") == plain
+    assert plain["read_outs"]["linear"]["version"] == PROBES["linear"].version
+    for other in ("linear: {n_c: 3}", "linear: {n_c: 2}, ridge: {}", "linear: {n_c: 2}, pool: mean"):
+        assert identity(other) != plain
 
 
 def test_the_good_sweep_is_good(sweep_file: Write) -> None:

@@ -86,6 +86,7 @@ def test_an_attempt_leaves_record_encoder_probes_and_provenance_and_no_checkpoin
     assert names == {
         *("job.json", "lease.json", ".lock", "heartbeat.json", "provenance", "metrics.jsonl"),
         *("encoder.pt", "result.json", "probes"),
+        *(f"features-{info.name}.npz" for info in source_of(job_in(run_dir).data).tasks()),
     }
     assert len(list((run_dir.path / "probes").iterdir())) == 5
 
@@ -243,6 +244,20 @@ def test_a_loss_that_is_not_a_number_is_a_result_and_no_failure(
     record = run_dir.record()
     assert record is not None
     assert record.status == "diverged"
+    assert run_dir.failure() is None
+    assert not (run_dir.path / "probes").exists()
+    assert not (run_dir.path / "checkpoint.pt").exists()
+
+
+def test_a_collapsed_representation_is_a_result_that_is_not_probed(made: Callable[..., RunDir]) -> None:
+    ruinous = "algorithms: {mae: {lr: {base: 1.0, rule: constant}}}\nprobe:"
+    run_dir = made(("probe:", ruinous))
+    assert attempt(run_dir.path, "mine") == EXIT_DONE
+    record = run_dir.record()
+    assert record is not None
+    assert record.status == "collapsed"
+    assert "at initialisation" in record.reason
+    assert record.images_seen < 192
     assert run_dir.failure() is None
     assert not (run_dir.path / "probes").exists()
     assert not (run_dir.path / "checkpoint.pt").exists()
