@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from scaling.probes.metrics import accuracy, auc, chance_accuracy
+from scaling.data.source import TaskKind
+from scaling.probes.metrics import accuracy, auc, chance_accuracy, unlearnable
 
 
 def tied(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -176,3 +184,76 @@ def test_chance_is_to_answer_the_most_frequent_training_class() -> None:
     assert chance_accuracy(train, test, "multi-class") == 0.5
     labels = np.array([[1, 0], [1, 0], [0, 1]])
     assert chance_accuracy(labels, np.array([[1, 1], [1, 0]]), "multi-label") == 0.75
+
+
+# --- MedMNIST's own evaluator -----------------------------------------------------------------------------------
+
+TASKS: dict[TaskKind, str] = {
+    "binary": "binary-class",
+    "multi-class": "multi-class",
+    "ordinal": "ordinal-regression",
+    "multi-label": "multi-label, binary-class",
+}
+"""Our kinds of task -> MedMNIST's names (medmnist/info.py)."""
+
+
+@pytest.fixture
+def evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Its module without its package, whose import loads torchvision and more and makes a folder in the user's home."""
+    found = importlib.util.find_spec("medmnist")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("medmnist is not installed")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    package = ModuleType("medmnist")
+    package.__path__ = list(found.submodule_search_locations)
+    for name in [name for name in sys.modules if name.split(".")[0] == "medmnist"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "medmnist", package)
+    loaded = importlib.import_module("medmnist.evaluator")
+    yield loaded
+    for name in ("medmnist.evaluator", "medmnist.info"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", TASKS)
+def test_both_metrics_are_those_of_medmnists_evaluator(evaluator: Any, kind: TaskKind, seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    n, k = int(rng.integers(30, 300)), int(rng.integers(3, 9))
+    if kind == "multi-label":
+        labels = rng.integers(0, 2, (n, k))
+        labels[0], labels[1] = 0, 1
+    else:
+        labels = one_class_each(rng, n, 2 if kind == "binary" else k)
+    shape = (n, int(rng.integers(1, 3))) if kind == "binary" else (n, k)
+    scores = tied(rng, shape) if ties else rng.random(shape)
+    if kind in ("multi-class", "ordinal") and not ties:
+        scores /= scores.sum(axis=1, keepdims=True)
+    theirs = labels if kind == "multi-label" else labels[:, None]  # as its files have them
+    assert auc(scores, labels, kind).value == pytest.approx(evaluator.getAUC(theirs, scores, TASKS[kind]), abs=1e-12)
+    assert accuracy(scores, labels, kind).value == pytest.approx(
+        evaluator.getACC(theirs, scores, TASKS[kind]), abs=1e-12
+    )
+
+
+def test_where_medmnists_evaluator_has_no_number_we_have_a_reason(evaluator: Any) -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 3, 50), rng.random((50, 4))  # no image of class 3
+    with pytest.warns(UserWarning, match="Only one class"):
+        theirs = evaluator.getAUC(labels[:, None], scores, "multi-class")
+    assert np.isnan(theirs)
+    metric = auc(scores, labels, "multi-class")
+    assert (metric.value, "class 3" in metric.reason) == (None, True)
+
+
+# --- classes that are not there ---------------------------------------------------------------------------------
+
+
+def test_labels_that_lack_a_class_cannot_be_learnt_from() -> None:
+    assert unlearnable(np.array([0, 1, 2, 2]), "multi-class", 3) == ""
+    assert unlearnable(np.array([0, 2]), "ordinal", 4) == "class 1, 3 has no or only positive training images"
+    assert unlearnable(np.zeros(4, np.int64), "binary", 2) == "class 0, 1 has no or only positive training images"
+    both = np.array([[0, 1, 1], [1, 1, 0]])
+    assert unlearnable(both, "multi-label", 3) == "class 1 has no or only positive training images"
+    assert unlearnable(np.empty(0, np.int64), "binary", 2) != ""
