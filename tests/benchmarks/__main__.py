@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-MODULES = ("numerics", "orchestration", "laws")
+MODULES = ("numerics", "ssl", "orchestration", "laws")
 
 
 def main() -> None:
