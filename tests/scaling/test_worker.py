@@ -21,11 +21,14 @@ from torch import Tensor
 from scaling import checkpoint, worker
 from scaling.algorithms.mae import MAE
 from scaling.config import load
+from scaling.data.phantoms import Phantoms
 from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_IO, EXIT_STOPPED, FailureClass, classify_exit
+from scaling.models.vit import Encoder
 from scaling.parallel import Member
 from scaling.plan import Plan, make_plan, source_of
 from scaling.planned import Job, PlannedRun
+from scaling.probe_options import RidgeOptions
 from scaling.probes.linear import Linear
 from scaling.rundir import RunDir, write_json
 from scaling.worker import attempt, calibrate
@@ -183,6 +186,43 @@ def test_a_run_asked_to_stop_while_probed_keeps_the_probes_it_has(
     assert attempt(run_dir.path, "mine") == EXIT_STOPPED
     assert run_dir.record() is not None
     assert len(list((run_dir.path / "probes").glob("*.json"))) == 2
+
+
+def probed_anew(run_dir: RunDir, token: str, **changed: Any) -> dict[str, list[dict[str, Any]]]:
+    """Task -> read-outs of another attempt, after its settings changed, so that the probes have other fingerprints."""
+    job = job_in(run_dir)
+    tasks = {f"{token}-{i}": info for i, info in enumerate(job.tasks.values())}
+    probe = type(job.probe).model_validate(job.probe.model_copy(update=changed).model_dump())
+    write_json(
+        run_dir.path / "job.json", job.model_copy(update={"tasks": tasks, "probe": probe}).model_dump(mode="json")
+    )
+    run_dir.lease(token)
+    assert attempt(run_dir.path, token) == EXIT_DONE
+    return {info["name"]: [asdict(r) for r in run_dir.probes(f) or []] for f, info in tasks.items()}
+
+
+def test_another_pool_or_read_out_costs_no_forward_pass_and_no_image(
+    made: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = made()
+    assert attempt(run_dir.path, "mine") == EXIT_DONE
+    for path in (run_dir.path.parents[1] / "cache").glob("task-*"):
+        path.unlink()
+    monkeypatch.setattr(Encoder, "forward", lambda *_, **__: pytest.fail("the encoder was called"))
+    monkeypatch.setattr(Phantoms, "task", lambda *_: pytest.fail("a task's images were read"))
+    anew = probed_anew(run_dir, "second", pool="mean", ridge=RidgeOptions())
+    assert len(anew) == 5
+    assert {result["probe"] for result in anew["ct_lesion"]} == {"linear", "knn", "ridge"}
+    monkeypatch.undo()
+    for path in run_dir.path.glob("features-*.npz"):
+        path.write_bytes(path.read_bytes()[:-100])  # damaged: computed again, to the same bits
+    assert probed_anew(run_dir, "third") == anew
+
+
+def test_features_that_may_not_be_kept_are_not(made: Callable[..., RunDir]) -> None:
+    run_dir = made(("probe: {", "probe: {keep_mb: 0, "))
+    assert attempt(run_dir.path, "mine") == EXIT_DONE
+    assert not list(run_dir.path.glob("features-*"))
 
 
 def test_orders_are_looked_for_once_a_second(made: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch) -> None:
