@@ -14,9 +14,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,8 @@ from torch.nn import functional as F
 
 from scaling import parallel
 from scaling.algorithms.algorithm import Picture
+from scaling.algorithms.attention import attention_picture
+from scaling.algorithms.centring import Centring, sinkhorn_columns
 from scaling.algorithms.closed_forms import global_size, head_sizes, local_size, n_local
 from scaling.data.views import blur, jitter, normalise, random_crop, solarise
 from scaling.models.shape import Shape
@@ -31,8 +32,6 @@ from scaling.models.vit import Encoder
 from scaling.options import DinoV2Options
 from scaling.parallel import Draws
 
-CENTRE_MOMENTUM = 0.9
-"""dinov2/loss/dino_clstoken_loss.py"""
 WARMUP_TEACHER_TEMP = 0.3
 """Share of the run, 30 of 100 epochs in the reference."""
 
@@ -65,44 +64,6 @@ class Head(nn.Module):
         at = F.normalize(self.mlp(tokens).float(), dim=-1, eps=1e-6)
         prototypes = F.normalize(self.prototypes.detach() if frozen else self.prototypes, dim=-1)
         return F.linear(at, prototypes).float()
-
-
-class Centring(nn.Module):
-    """Teacher's logits of a term -> distributions for the student: centred, so that no prototype takes all, and sharp.
-
-    By the running mean of the logits or by Sinkhorn's algorithm; either knows of all rows of a step, wherever they are.
-    """
-
-    mean: Tensor
-    seen: Tensor
-    """Mean logits of the step's rows so far; the mean moves by it afterwards."""
-
-    def __init__(self, prototypes: int, how: Literal["mean", "sinkhorn"]) -> None:
-        super().__init__()
-        self.how = how
-        if how == "mean":
-            self.register_buffer("mean", torch.zeros(1, prototypes))
-            self.register_buffer("seen", torch.zeros(1, prototypes), persistent=False)
-        self.moves = False
-        """Whether the step has any rows in any part."""
-        self.columns: Tensor | None = None
-        """In a step of several parts: `sinkhorn_columns` of all rows, (1, P)."""
-
-    def forward(self, logits_RP: Tensor, temperature: float, n_all: int) -> Tensor:
-        """(R, P); `n_all` is how many rows the step has in all its parts."""
-        if self.how == "sinkhorn":
-            scaled = logits_RP / temperature
-            return sinkhorn(scaled) if self.columns is None else (scaled + self.columns).softmax(dim=-1)
-        self.moves = n_all > 0
-        self.seen += logits_RP.sum(dim=0) / max(1, n_all)
-        return ((logits_RP - self.mean) / temperature).softmax(dim=-1)
-
-    def after_step(self) -> None:
-        self.columns = None
-        if self.moves:
-            self.mean.lerp_(parallel.total(self.seen), 1 - CENTRE_MOMENTUM)
-            self.seen.zero_()
-            self.moves = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,17 +254,7 @@ class DINOv2(nn.Module):
         return sinkhorn_columns(lambda: (head(rows) / temperature for rows in rows_of_parts))
 
     def picture(self, images_BCHW: Tensor) -> Picture:
-        """Where the teacher's class token looks, head by head (DINO, figure 3)."""
-        shares_BHN, patch = self.probed.class_attention(normalise(images_BCHW)), self.shape.patch_size
-        rows = {
-            "mean of heads": shares_BHN.mean(dim=1),
-            **{f"head {i + 1}": s for i, s in enumerate(shares_BHN.unbind(1))},
-        }
-        shown = {name: heat_map(shares_BN, patch) for name, shares_BN in rows.items()}
-        caption = (
-            "Attention of the teacher's class token over the patches in its last block, from 0 to its largest value."
-        )
-        return Picture(rows={"image": images_BCHW, **shown}, caption=caption)
+        return attention_picture(self.teacher["encoder"], images_BCHW)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -317,13 +268,6 @@ class DINOv2(nn.Module):
         for centring in self.centring.values():
             assert isinstance(centring, Centring)
             centring.after_step()
-
-
-def heat_map(shares_BN: Tensor, patch_size: int) -> Tensor:
-    """(B, 1, H, W) uint8: 0 black, each image's largest share white."""
-    scaled = shares_BN / shares_BN.amax(dim=1, keepdim=True).clamp_min(1e-12)
-    grid = (scaled * 255).round().to(torch.uint8).unflatten(1, (round(shares_BN.shape[1] ** 0.5), -1))
-    return grid.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)[:, None]
 
 
 def cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -370,34 +314,3 @@ def koleo_with_gradient(cls_G: Tensor) -> tuple[Tensor, Tensor]:
 def by_image(rows_G: Tensor) -> Tensor:
     """(G, ...) -> (B, 2, ...), fp32: both crops of each image beside each other."""
     return rows_G.float().unflatten(0, (2, -1)).transpose(0, 1)
-
-
-def sinkhorn(logits: Tensor, *, iterations: int = 3) -> Tensor:
-    """Rows sum to 1, columns share the batch evenly (Caron et al. 2020, SwAV); an empty batch stays empty.
-
-    Columns reach over the rows of all processes, as in the reference.
-    """
-    if not len(logits) and parallel.n_ranks() == 1:
-        return logits
-    top = logits.max() if len(logits) else logits.new_tensor(-math.inf)
-    q = (logits - parallel.largest(top)).exp()
-    for _ in range(iterations):
-        q = q / parallel.total(q.sum(dim=0, keepdim=True))
-        q = q / q.sum(dim=1, keepdim=True)
-    return q
-
-
-def sinkhorn_columns(parts: Callable[[], Iterable[Tensor]], *, iterations: int = 3) -> Tensor:
-    """(1, P) by which (logits + columns).softmax(dim=1) is `sinkhorn` of the rows of all parts and all processes.
-
-    `parts` gives the logits, one part after the other, once an iteration. Rows sum to 1 whatever their scale, so that
-    the columns' scales are all there is to know of the other rows. In logarithms, so that nothing underflows.
-    """
-    columns: Tensor | None = None
-    for _ in range(iterations):
-        rows = (logits if columns is None else (logits + columns).log_softmax(dim=1) for logits in parts())
-        sums, _ = parallel.gather(torch.stack([log_q.logsumexp(dim=0) for log_q in rows]))
-        total = sums.logsumexp(dim=0, keepdim=True)
-        columns = -total if columns is None else columns - total
-    assert columns is not None
-    return columns

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaling.algorithms import closed_forms, dinov2, mae, supervised
+from scaling.algorithms import centring, closed_forms, dinov2, mae, supervised
 from scaling.algorithms.algorithm import Coupled, Labelled
 from scaling.algorithms.dinov2 import DINOv2, Masks
 from scaling.algorithms.mae import MAE
@@ -539,27 +539,27 @@ def test_mean_centring_subtracts_the_centre_sharpens_and_then_moves_the_centre(
 
 
 def test_sinkhorn_divides_by_columns_then_by_rows() -> None:
-    once = dinov2.sinkhorn(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).log(), iterations=1)
+    once = centring.sinkhorn(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).log(), iterations=1)
     # columns: [[1/4, 1/3], [3/4, 2/3]]; rows sum to 7/12 and 17/12
     torch.testing.assert_close(once, torch.tensor([[3 / 7, 4 / 7], [9 / 17, 8 / 17]]))
 
 
 def test_sinkhorn_ends_with_rows_of_one_and_columns_that_share_the_batch() -> None:
-    q = dinov2.sinkhorn(torch.randn(12, 4, generator=generator(7)), iterations=100)
+    q = centring.sinkhorn(torch.randn(12, 4, generator=generator(7)), iterations=100)
     torch.testing.assert_close(q.sum(dim=1), torch.ones(12))
     torch.testing.assert_close(q.sum(dim=0), torch.full((4,), 3.0))
 
 
 def test_sinkhorn_of_nothing_is_nothing() -> None:
-    assert dinov2.sinkhorn(torch.empty(0, 4)).shape == (0, 4)
+    assert centring.sinkhorn(torch.empty(0, 4)).shape == (0, 4)
 
 
 def test_sinkhorns_columns_give_its_rows_part_by_part() -> None:
     logits = torch.randn(12, 4, generator=generator(7)) * 10
     parts = logits[:5], logits[5:5], logits[5:]  # one has no rows, as a part without masked patches
-    columns = dinov2.sinkhorn_columns(lambda: parts)
+    columns = centring.sinkhorn_columns(lambda: parts)
     # Exponents of up to 40 in fp32: 40 x 6e-8, some ten of them.
-    for part, expected in zip(parts, dinov2.sinkhorn(logits).split([5, 0, 7]), strict=True):
+    for part, expected in zip(parts, centring.sinkhorn(logits).split([5, 0, 7]), strict=True):
         torch.testing.assert_close((part + columns).softmax(dim=1), expected, rtol=3e-5, atol=1e-7)
 
 
