@@ -27,6 +27,11 @@ def normalise(images_BCHW: Tensor) -> Tensor:
     return images_BCHW.float().div_(255 * STD).sub_(MEAN / STD)
 
 
+def pixels(images_BCHW: Tensor) -> Tensor:
+    """`normalise` undone: float -> uint8, cut off at 0 and 255."""
+    return (images_BCHW.float() * (255 * STD) + 255 * MEAN).round().clamp(0, 255).to(torch.uint8)
+
+
 def full_precision(view: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Runs a view outside autocast: bf16 coordinates would shift crops by half a pixel of 224."""
 
@@ -56,7 +61,7 @@ def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], draw
     zero = torch.zeros_like(x)
     rows = [torch.stack([width * flip, zero, x], dim=1), torch.stack([zero, height, y], dim=1)]
     grid = F.affine_grid(torch.stack(rows, dim=1), [b, images_BCHW.shape[1], size, size], align_corners=False)
-    return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 @full_precision
@@ -76,14 +81,14 @@ def jitter(
     b, c = images_BCHW.shape[:2]
     brightness, contrast = (draws.uniform((b,), 1 - light, 1 + light) for _ in range(2))
     on = draws.uniform((b,)) < probability
-    gain = torch.where(on, brightness * contrast, 1.0)[:, None, None, None]
-    lift = torch.where(on, (brightness - 1) * MEAN / STD, 0.0)[:, None, None, None]
-    mean_B111 = images_BCHW.mean(dim=(1, 2, 3), keepdim=True)
-    keep = torch.where(on, brightness * (1 - contrast), 0.0)[:, None, None, None]
-    if c == 3:
-        matrix_B33 = _colour_matrix(b, on, draws, saturation, hue)
-        images_BCHW = torch.einsum("bij,bjhw->bihw", matrix_B33, images_BCHW)
-    return images_BCHW * gain + mean_B111 * keep + lift
+    gain = torch.where(on, brightness * contrast, 1.0)[:, None, None]
+    lift = torch.where(on, (brightness - 1) * MEAN / STD, 0.0)[:, None, None]
+    keep = torch.where(on, brightness * (1 - contrast), 0.0)[:, None, None]
+    offset_B11 = images_BCHW.mean(dim=(1, 2, 3))[:, None, None] * keep + lift
+    if c != 3:
+        return torch.addcmul(offset_B11[..., None], images_BCHW, gain[..., None])
+    matrix_B33 = _colour_matrix(b, on, draws, saturation, hue) * gain
+    return torch.baddbmm(offset_B11, matrix_B33, images_BCHW.flatten(2)).view_as(images_BCHW)
 
 
 def _colour_matrix(b: int, on: Tensor, draws: Draws, most_saturation: float, most_hue: float) -> Tensor:
@@ -101,8 +106,12 @@ def _colour_matrix(b: int, on: Tensor, draws: Draws, most_saturation: float, mos
     return (s * eye + (1 - s) * grey) @ hue
 
 
+@full_precision
 def blur(images_BCHW: Tensor, draws: Draws, *, probability: float) -> Tensor:
-    """Gaussian of 0.1 to 2 pixels at 224 pixels, in proportion for other sizes, five taps each way."""
+    """Gaussian of 0.1 to 2 pixels at 224 pixels, in proportion for other sizes, five taps each way.
+
+    As a matrix product along each axis, which is many times faster than to add up shifted images.
+    """
     b, size = len(images_BCHW), images_BCHW.shape[-1]
     sigma = (draws.uniform((b,), 0.1, 2.0) * size / 224).clamp(min=0.05)
     taps = torch.arange(-2, 3, device=sigma.device)
@@ -110,15 +119,14 @@ def blur(images_BCHW: Tensor, draws: Draws, *, probability: float) -> Tensor:
     identity = (taps == 0).float()
     on = draws.uniform((b, 1)) < probability
     weight_B5 = torch.where(on, weight_B5 / weight_B5.sum(dim=1, keepdim=True), identity)
-    for axis in (2, 3):
-        pad = (0, 0, 2, 2) if axis == 2 else (2, 2, 0, 0)
-        padded = F.pad(images_BCHW, pad, mode="reflect")
-        shifted = (padded.narrow(axis, i, size) * weight_B5[:, i, None, None, None] for i in range(5))
-        images_BCHW = torch.stack(list(shifted)).sum(dim=0)
-    return images_BCHW
+    taken = torch.arange(size, device=sigma.device) + taps[:, None]
+    taken = (size - 1 - (size - 1 - taken.abs()).abs())[..., None]  # mirrored at the outermost pixels
+    reads_5HH = (taken == torch.arange(size, device=sigma.device)).float()
+    matrix_B1HH = (weight_B5 @ reads_5HH.flatten(1)).view(b, 1, size, size)
+    return matrix_B1HH @ images_BCHW @ matrix_B1HH.mT
 
 
 def solarise(images_BCHW: Tensor, draws: Draws, *, probability: float) -> Tensor:
     """Values above the middle are mirrored at it."""
     on = (draws.uniform((len(images_BCHW),)) < probability)[:, None, None, None]
-    return torch.where(on & (images_BCHW > 0), -images_BCHW, images_BCHW)
+    return torch.where(on, -images_BCHW.abs(), images_BCHW)
