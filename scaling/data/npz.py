@@ -40,8 +40,8 @@ class Npz:
 
     def labels(self, indices: NDArray[np.int64]) -> Labels:
         """A copy of a labelled image has its label, whatever file it was read from; of several labels, the first."""
-        task, values = self._labelled
-        return Labels(tasks=self.tasks(), task=task[indices], values=values[indices])
+        known = self._labelled
+        return Labels(tasks=known.tasks, task=known.task[indices], values=known.values[indices])
 
     def tasks(self) -> tuple[TaskInfo, ...]:
         return tuple(self._info(name) for name, pack in self.options.files.items() if pack.task)
@@ -142,8 +142,8 @@ class Npz:
         return pool, images, rows
 
     @functools.cached_property
-    def _labelled(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Task, -1 without one, and label of each member of the pool."""
+    def _labelled(self) -> Labels:
+        """Of all members of the pool, in its order."""
         files = [file for file, pack in self.options.files.items() if pack.task]
         keys = {(f, split): _keys(self._images(self._load(f), split)) for f in files for split in SPLITS}
         labels = [_labels(self._load(f), "train").reshape(len(keys[f, "train"]), -1) for f in files]
@@ -160,7 +160,7 @@ class Npz:
             if split != "train":  # a duplicate would carry a label of what is tested
                 kept_out = np.isin(pool, held)
                 task[kept_out], values[kept_out] = -1, 0
-        return task, values
+        return Labels(tasks=self.tasks(), task=task, values=values)
 
     def _images(self, arrays: Arrays, split: str) -> Images:
         """(n, channels, size, size): grey repeated, colour to luminance (ITU-R 601), other sizes by area averaging."""

@@ -13,6 +13,7 @@ import pytest
 from scaling.config import load
 from scaling.errors import SpecError
 from scaling.grid import Excluded, Point, RunSpec, expand, fingerprint, held_out, spec
+from scaling.options import IbotHead
 
 Write = Callable[..., Path]
 GOLDEN = Path(__file__).parent / "golden" / "fingerprints.json"
@@ -165,6 +166,13 @@ def test_a_spec_survives_being_written_as_json(sweep_file: Write, algorithm: str
     assert after.fingerprint == before.fingerprint
 
 
+def test_a_head_of_its_own_survives_being_written_as_json(sweep_file: Write) -> None:
+    before = spec_in(sweep_file(("n_local: 1", "n_local: 1, ibot_head: {prototypes: 24}")), "dinov2")
+    after = RunSpec.model_validate_json(before.model_dump_json())
+    assert after == before
+    assert after.options.ibot_head == IbotHead(prototypes=24)  # type: ignore[attr-defined]
+
+
 def test_a_spec_knows_its_point(sweep_file: Write) -> None:
     sweep, document = load(sweep_file())
     for point in expand(sweep, document)[0]:
@@ -219,6 +227,7 @@ WITHOUT_EFFECT = {
     "checkpoints": [("images_seen: 64", "images_seen: 64, checkpoint_minutes: 0")],
     "task sizes": [("n_test: 64", "n_test: 128")],
     "a default written out": [("n_local: 1", "n_local: 1, student_temp: 0.1")],
+    "what was so before there was a choice": [("n_local: 1", "n_local: 1, ibot_head: tied")],
 }
 
 
@@ -238,6 +247,7 @@ CHANGES = {
     "rule of the learning rate": (("n_local: 1}", "n_local: 1}\n  mae: {lr: {base: 1.5e-4, rule: sqrt}}"), "mae"),
     "mask ratio": (("n_local: 1}", "n_local: 1}\n  mae: {mask_ratio: 0.5}"), "mae"),
     "local crops": (("n_local: 1", "n_local: 2"), "dinov2"),
+    "a head of iBOT's own": (("n_local: 1", "n_local: 1, ibot_head: {}"), "dinov2"),
     "seed": (("seed: [0]", "seed: [1]"), "mae"),
     "encoder": (("[vit_atto]", "[vit_femto]"), "mae"),
     "number of images": (("[16, 32]", "[8, 32]"), "mae"),
