@@ -61,10 +61,13 @@ def mae(shape: Shape, options: MaeOptions) -> Cost:
     width, depth, _ = decoder_size(shape, options)
     kept, n, p = n_kept(shape, options), shape.n_patches, shape.patch_values
     decoder = (shape.width + 1) * width + width + depth * block_params(width) + 2 * width + (width + 1) * p
+    # The last block asks for masked patches alone: keys and values of all, the rest of it for n - kept.
+    last = 4 * (n + 1) * width**2 + 20 * (n - kept) * width**2 + 4 * (n + 1) * (n - kept) * width
     forward = (
         encoder_flops(shape, kept)
         + 2 * (kept + 1) * shape.width * width
-        + depth * block_flops(n + 1, width)
+        + (depth - 1) * block_flops(n + 1, width)
+        + last
         + 2 * (n - kept) * width * p
     )
     return Cost(

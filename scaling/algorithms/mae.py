@@ -13,7 +13,7 @@ from scaling.algorithms.algorithm import Picture
 from scaling.algorithms.closed_forms import decoder_size, n_kept
 from scaling.data.views import normalise, pixels, random_crop
 from scaling.models.shape import Shape
-from scaling.models.vit import Encoder, blocks, gather, patchify, position_table, unpatchify
+from scaling.models.vit import Encoder, at_last, blocks, gather, patchify, position_table, unpatchify
 from scaling.options import MaeOptions
 from scaling.parallel import Draws
 
@@ -37,7 +37,8 @@ class Decoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tokens_BKD: Tensor, kept_BK: Tensor, masked_BM: Tensor) -> Tensor:
-        """Works in the order kept, masked; positions follow it, so nothing is shuffled back."""
+        """Works in the order kept, masked; positions follow it, so nothing is shuffled back. The last block works on
+        the masked patches alone, as nothing else is predicted."""
         encoded = self.embed(tokens_BKD)
         b, m = masked_BM.shape
         mask_tokens = self.mask_token.to(encoded.dtype).expand(b, m, -1)
@@ -45,7 +46,8 @@ class Decoder(nn.Module):
         positions = gather(positions_BNd, torch.cat([kept_BK, masked_BM], dim=1))
         first = encoded[:, :1] + self.positions[:, :1]
         patches = torch.cat([encoded[:, 1:], mask_tokens], dim=1) + positions
-        predicted: Tensor = self.predict(self.norm(self.blocks(torch.cat([first, patches], dim=1))[:, -m:]))
+        tokens = self.blocks[:-1](torch.cat([first, patches], dim=1))
+        predicted: Tensor = self.predict(self.norm(at_last(self.blocks[-1], tokens, m)))
         return predicted
 
 

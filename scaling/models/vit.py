@@ -92,6 +92,21 @@ class Encoder(nn.Module):
         normed: Tensor = self.vit.norm(tokens)
         return normed
 
+    def class_attention(self, images_BCHW: Tensor) -> Tensor:
+        """(B, heads, N): how the class token's attention in the last block is shared out, its own share left out."""
+        seen: list[Tensor] = []
+        attention = self.vit.blocks[-1].attn
+        hook = attention.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        try:
+            self(images_BCHW)
+        finally:
+            hook.remove()
+        (tokens,) = seen
+        q, k, _ = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = attention.q_norm(q), attention.k_norm(k)
+        shares: Tensor = (q[:, :, :1] @ k.transpose(-2, -1) * attention.scale).float().softmax(dim=-1)
+        return shares[:, :, 0, 1:]
+
     def positions(self, image_size: int) -> Tensor:
         """(1, 1 + N, D); for crops of another size, the sine-cosine table stretched over the same extent."""
         own: Tensor = self.vit.pos_embed
@@ -105,6 +120,26 @@ class Encoder(nn.Module):
 def blocks(width: int, depth: int, heads: int) -> nn.Sequential:
     """Transformer blocks outside an encoder, such as a decoder's."""
     return nn.Sequential(*(Block(width, heads, mlp_ratio=4, qkv_bias=True) for _ in range(depth)))
+
+
+def at_last(block: Block, tokens_BTD: Tensor, m: int) -> Tensor:
+    """(B, m, D): what the block makes of the last `m` tokens; of the others only keys and values are computed.
+
+    For a block whose other outputs nobody reads: the same numbers at three quarters of the cost where m is 0.75 T.
+    """
+    attention = block.attn
+    d, heads = tokens_BTD.shape[-1], (attention.num_heads, attention.head_dim)
+    normed = block.norm1(tokens_BTD)
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    q = F.linear(normed[:, -m:], weight[:d], bias[:d]).unflatten(-1, heads).transpose(1, 2)
+    k, v = F.linear(normed, weight[d:], bias[d:]).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    if attention.fused_attn:
+        seen = F.scaled_dot_product_attention(q, k, v)
+    else:
+        seen = (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    tail = tokens_BTD[:, -m:] + attention.proj(seen.transpose(1, 2).flatten(2))
+    after: Tensor = tail + block.mlp(block.norm2(tail))
+    return after
 
 
 def position_table(grid: int, width: int, *, extent: float | None = None) -> Tensor:
@@ -128,6 +163,14 @@ def patchify(images_BCHW: Tensor, patch_size: int) -> Tensor:
     p = patch_size
     grid = images_BCHW.reshape(b, c, h // p, p, w // p, p)
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // p) * (w // p), c * p * p)
+
+
+def unpatchify(patches_BNP: Tensor, patch_size: int) -> Tensor:
+    """`patchify` undone, for square images: (B, C, H, W)."""
+    b, n, values = patches_BNP.shape
+    p, side = patch_size, round(n**0.5)
+    grid = patches_BNP.reshape(b, side, side, values // p**2, p, p)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(b, values // p**2, side * p, side * p)
 
 
 def gather(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:

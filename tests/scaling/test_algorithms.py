@@ -22,7 +22,7 @@ from scaling.algorithms.supervised import Supervised
 from scaling.catalog import ALGORITHMS
 from scaling.data.views import normalise
 from scaling.models.shape import Shape, n_params
-from scaling.models.vit import patchify, use_fused_attention
+from scaling.models.vit import at_last, patchify, use_fused_attention
 from scaling.optim import adamw
 from scaling.options import DinoOptions, DinoV2Options, IbotOptions, MaeOptions
 from scaling.parallel import Draws, Part
@@ -384,6 +384,20 @@ def test_maes_loss_has_no_term_for_visible_patches() -> None:
             image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 255
     assert not torch.equal(other, images)
     assert torch.equal(loss_of(module, other), before)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_decoders_last_block_on_masked_patches_alone_is_the_block_on_all(fused: bool) -> None:
+    use_fused_attention(fused)
+    decoder = build("mae").decoder
+    tokens = torch.randn(8, 17, 32, generator=generator(3))
+    whole, tail = tokens.clone().requires_grad_(), tokens.clone().requires_grad_()
+    block = decoder.blocks[-1]
+    expected, found = block(whole)[:, -12:], at_last(block, tail, 12)
+    torch.testing.assert_close(found, expected)
+    for out in (expected, found):
+        out.square().sum().backward()
+    torch.testing.assert_close(tail.grad, whole.grad, rtol=1e-4, atol=1e-4)  # fp32 sums in another order
 
 
 def test_mae_predicts_without_having_seen_the_masked_patches() -> None:
