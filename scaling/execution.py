@@ -18,6 +18,16 @@ SHORTEST_SILENCE = 30.0
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+class OnlineProbe(Options):
+    """Validation AUC of a ridge read-out along each run, as `probe_auc/TASK` beside its loss."""
+
+    tasks: Annotated[Annotated[Literal["auto", "none"], Text] | Annotated[list[str], Other], BY_TYPE] = "auto"
+    """auto: one or two of the sweep's, with as many images as 1 % of the training's FLOPs buy, none in a run too short
+    for that; tasks that are named here are followed whatever it costs."""
+    points: int = Field(default=10, ge=1, le=100)
+    """Read-outs, spread evenly over the run."""
+
+
 def _seconds(value: Any) -> Any:
     """`90 min`, `48h` -> seconds."""
     if value is None:

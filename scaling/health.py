@@ -25,7 +25,7 @@ from scaling.models.shape import encoder_flops
 
 SHARE = 0.01
 """Of the training's FLOPs that measuring takes, where that buys the fewest images and points below."""
-N_IMAGES, N_POINTS = (64, 256), (5, 20)
+N_IMAGES, N_POINTS = (32, 256), (5, 20)
 """Fewest and most."""
 CHUNK = 64
 """Images per forward pass."""

@@ -37,13 +37,13 @@ from scaling.data.views import normalise
 from scaling.environment import environment, provenance
 from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_IO, EXIT_STOPPED, Stopped, classify_exception
+from scaling.health import affordable
 from scaling.kernels import Kernels, by_rule
 from scaling.options import LabelSet
-from scaling.health import affordable
 from scaling.parallel import Member, PeerLost
+from scaling.pictures import picture
 from scaling.plan import source_of
 from scaling.planned import Job
-from scaling.pictures import picture
 from scaling.probes.evaluate import probe_task
 from scaling.probes.features import Part, parts_of, task_features
 from scaling.probes.kept import PATTERN, Kept, digest_of

@@ -87,8 +87,8 @@ class MAE(nn.Module):
             variance, mean = torch.var_mean(gather(patches_BNP, order_BN[:, kept:]), dim=-1, keepdim=True)
             predicted_BMP = predicted_BMP * (variance + 1e-6).sqrt() + mean
         at_BMP = order_BN[:, kept:, None].expand_as(predicted_BMP)
-        hidden, filled = patches_BNP.scatter(1, at_BMP, 0.0), patches_BNP.scatter(1, at_BMP, predicted_BMP)
-        rows = {"hidden": hidden, "reconstructed": filled}
+        visible, filled = patches_BNP.scatter(1, at_BMP, 0.0), patches_BNP.scatter(1, at_BMP, predicted_BMP)
+        rows = {"visible": visible, "reconstructed": filled}
         caption = f"{1 - kept / self.shape.n_patches:.0%} of the patches are hidden and predicted from the others" + (
             "; each has the mean and contrast of the true one, which the objective leaves out"
             * self.options.norm_pixels

@@ -24,6 +24,8 @@ POINTS = 500
 """Per curve at most: MLflow's pages slow down with more, and the whole file is an artifact."""
 SYSTEM = "system/"
 """Prefix that MLflow shows on a page of its own; the worker writes it."""
+NAMED = (SYSTEM, "health/", "probe_auc/")
+"""Prefixes that the worker writes itself; what has none of them is of the training step."""
 TOTALS = ("n_params", "n_params_total", "train_flops", "train_seconds", "images_seen", "train_loss")
 READ_OUTS = ("auc", "auc_se", "accuracy", "accuracy_se")
 
@@ -140,7 +142,7 @@ def _mtime_ms(path: Path) -> int | None:
 
 
 def is_curve(key: str) -> bool:
-    return key.startswith(("train/", SYSTEM))
+    return key.startswith(("train/", *NAMED))
 
 
 def curve(lines: Iterable[dict[str, Any]], *, after: int, n_steps: int, now_ms: int) -> Iterator[list[Metric]]:
@@ -172,7 +174,7 @@ def _stretch(step: int, n_steps: int) -> int:
 def _points(line: dict[str, Any], now_ms: int) -> list[Metric]:
     time = _ms(line["time"]) if "time" in line else now_ms
     return [
-        Metric(key if key.startswith(SYSTEM) else f"train/{key}", value, time, line["step"])
+        Metric(key if key.startswith(NAMED) else f"train/{key}", value, time, line["step"])
         for key, value in line.items()
         if key not in ("step", "time") and isinstance(value, int | float)
     ]

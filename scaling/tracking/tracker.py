@@ -30,7 +30,9 @@ STATUS = {
 RUN, SWEEP, SWEEPS = "scaling.run", "scaling.sweep", "scaling.sweeps"
 """Tags: a run's fingerprint; the name of the sweep whose own MLflow run it is; all sweeps that a run belongs to."""
 DIRECTORY, HOW, REASON = "scaling.directory", "scaling.status", "scaling.reason"
-YAML, REPORT, METRICS = "scaling.yaml", "scaling.report", "scaling.metrics"
+YAML, REPORT = "scaling.yaml", "scaling.report"
+FILES = {"metrics.jsonl": "scaling.metrics", "picture.png": "scaling.picture"}
+"""Of a run -> tag."""
 """Tags: what is in artifacts that were sent whole, so that they are sent again only when changed."""
 READ = "scaling.probes."
 """Tag per task: fingerprints of its read-outs, in the order of their steps; written before them."""
@@ -197,11 +199,11 @@ class Tracker:
             seen.status = STATUS[status]
         reason = content.reason(run) if status in ("failed", *UNSOUND) else ""
         wanted = {**content.tags(run), HOW: status, **({REASON: reason} if reason else {})}
-        metrics = run.dir.path / "metrics.jsonl"
-        if metrics.exists():
-            wanted[METRICS] = content.checksum(metrics.read_bytes())
-            if seen.tags.get(METRICS) != wanted[METRICS]:
-                store.client.log_artifact(seen.run_id, str(metrics))
+        for path, tag in ((run.dir.path / name, tag) for name, tag in FILES.items()):
+            if path.exists():
+                wanted[tag] = content.checksum(path.read_bytes())
+                if seen.tags.get(tag) != wanted[tag]:
+                    store.client.log_artifact(seen.run_id, str(path))
         if REASON in seen.tags and not reason:
             store.client.delete_tag(seen.run_id, REASON)
             del seen.tags[REASON]

@@ -251,5 +251,5 @@ def test_a_long_run_is_watched_more_closely_than_a_short_one_for_no_more_than_it
         spec = spec_of().model_copy(update={"images_seen": 96 * factor})
         watch = Watch(spec, Encoder(shape_of(spec)), many, CPU, contextlib.nullcontext)
         looks.append((len(watch.images), watch.points))
-    assert looks == [(64, 5), (256, 20)]
+    assert looks == [(32, 5), (256, 20)]
     assert health.affordable(spec, health.SHARE) >= 256 * 21
