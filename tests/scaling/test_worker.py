@@ -88,7 +88,7 @@ def test_an_attempt_leaves_record_encoder_probes_and_provenance_and_no_checkpoin
     names = {name.split("/")[0] for name in contents(run_dir)}
     assert names == {
         *("job.json", "lease.json", ".lock", "heartbeat.json", "provenance", "metrics.jsonl"),
-        *("encoder.pt", "result.json", "probes"),
+        *("encoder.pt", "picture.png", "result.json", "probes"),
         *(f"features-{info.name}.npz" for info in source_of(job_in(run_dir).data).tasks()),
     }
     assert len(list((run_dir.path / "probes").iterdir())) == 5
