@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-MODULES = ("numerics", "ssl", "orchestration", "laws")
+MODULES = ("numerics", "ssl", "probes", "orchestration", "laws")
 
 
 def main() -> None:

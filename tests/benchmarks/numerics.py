@@ -1,4 +1,4 @@
-"""How fast it computes: encoder, training step, data, read-outs."""
+"""How fast it computes: encoder, training step, data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from timm.models.vision_transformer import VisionTransformer
 
 from scaling.catalog import ALGORITHMS, MODELS
@@ -19,8 +17,6 @@ from scaling.models.shape import Shape
 from scaling.models.vit import Encoder, use_fused_attention
 from scaling.options import DinoV2Options, LearningRate, MaeOptions, PhantomsOptions, Recipe
 from scaling.parallel import Draws
-from scaling.probes.linear import path
-from scaling.probes.metrics import auc
 from tests.benchmarks.rows import Benchmark, Row, compare
 
 
@@ -153,51 +149,6 @@ def images_against_training() -> Iterator[Row]:
     )
 
 
-def probe_against_sklearn() -> Iterator[Row]:
-    """The regularisation path of the linear probe against one LogisticRegression per strength, warm-started."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(4000) % 6
-    features = (rng.normal(size=(4000, 96)) + 0.7 * rng.normal(size=(6, 96))[labels]).astype(np.float32)
-    strengths = np.geomspace(1e-4, 1e2, 7)
-
-    def ours() -> None:
-        for _ in path(features, np.eye(6)[labels], strengths, sigmoid=False):
-            pass
-
-    def sklearn() -> None:
-        model = LogisticRegression(max_iter=2000, warm_start=True)
-        for c in strengths:
-            model.set_params(C=c).fit(features, labels)
-
-    a, b = measured(ours, sklearn, repeats=3)
-    yield Row(
-        what="linear probe, 4000 x 96, 6 classes, 7 strengths",
-        ours=f"{a:.2f} s",
-        peer=f"sklearn {b:.2f} s",
-        ratio=b / a,
-    )
-
-
-def bootstrap_against_sklearn() -> Iterator[Row]:
-    """500 bootstrap resamples of an AUC against sklearn's AUC in a loop."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 1000)
-    scores = rng.normal(size=1000) + labels
-
-    def sklearn() -> None:
-        for _ in range(500):
-            drawn = rng.integers(0, 1000, 1000)
-            roc_auc_score(labels[drawn], scores[drawn])
-
-    a, b = measured(lambda: auc(scores[:, None], labels, "binary", n_boot=500), sklearn, repeats=3)
-    yield Row(
-        what="standard error of an AUC, 1000 images, 500 resamples",
-        ours=f"{a * 1e3:.0f} ms",
-        peer=f"sklearn in a loop {b * 1e3:.0f} ms",
-        ratio=b / a,
-    )
-
-
 DINOV2 = DinoV2Options(
     lr=LearningRate(base=3e-3, rule="constant"),
     prototypes=512,
@@ -213,6 +164,4 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     lambda: loop_against_step("dinov2", DINOV2),
     mae_gathers_before_projecting,
     images_against_training,
-    probe_against_sklearn,
-    bootstrap_against_sklearn,
 )
