@@ -151,8 +151,8 @@ def _integers(text: str) -> tuple[int, ...]:
 
 def fit(options: argparse.Namespace) -> int:
     def document() -> Document:
-        from analysis.categories import Across
-        from analysis.fitting import Ask, fit_document
+        from analysis.commands.categories import Across
+        from analysis.commands.fitting import Ask, fit_document
 
         question = _question(options, x=options.x, train=options.train, across=options.across)
         of = Across(
@@ -174,8 +174,8 @@ def fit(options: argparse.Namespace) -> int:
 
 def frontier(options: argparse.Namespace) -> int:
     def document() -> Document:
-        from analysis.allocating import FrontierAsk, frontier_document
-        from analysis.spending import Budgets
+        from analysis.commands.allocating import FrontierAsk, frontier_document
+        from analysis.commands.spending import Budgets
 
         spend = Budgets(
             flops=options.budget, gpu_hours=options.gpu_hours, flops_per_gpu_hour=options.flops_per_gpu_hour
@@ -198,7 +198,7 @@ def frontier(options: argparse.Namespace) -> int:
 
 def correlate(options: argparse.Namespace) -> int:
     def document() -> Document:
-        from analysis.relating import CorrelateAsk, correlate_document
+        from analysis.commands.relating import CorrelateAsk, correlate_document
 
         ask = CorrelateAsk(
             benefits=options.benefits,
@@ -217,7 +217,7 @@ def correlate(options: argparse.Namespace) -> int:
 
 
 def _how(options: argparse.Namespace) -> Any:
-    from analysis.how import How
+    from analysis.commands.how import How
 
     return How(
         objective=options.objective,
@@ -230,7 +230,7 @@ def _how(options: argparse.Namespace) -> Any:
 
 
 def _question(options: argparse.Namespace, **more: Any) -> Any:
-    from analysis.table import Question
+    from analysis.tables.table import Question
 
     return Question(
         path=options.table,
@@ -251,7 +251,7 @@ def _columns(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _answer(document: Callable[[], Document], options: argparse.Namespace) -> int:
-    from analysis.problems import InputError
+    from analysis.tables.problems import InputError
 
     try:
         answer = document()
@@ -264,7 +264,7 @@ def _answer(document: Callable[[], Document], options: argparse.Namespace) -> in
     if options.json:
         print(json.dumps(answer, indent=1, allow_nan=False))
     else:
-        from analysis.plain import text_of
+        from analysis.commands.plain import text_of
 
         print(text_of(answer))
     return DONE

@@ -68,7 +68,7 @@ class Prediction:
     value: float
     """Error, the weighted geometric mean of the laws that foretell well; NaN unless answered, as all numbers below."""
     low: float
-    """95 % interval of the curve there: what each law leaves open, and what they disagree on."""
+    """95 % interval of the curve there: what each law leaves open, and what all judged laws disagree on."""
     high: float
     run_low: float
     """95 % interval of one more run there: the curve's and the scatter of runs."""

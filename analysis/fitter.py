@@ -12,8 +12,8 @@ import pandas as pd
 from analysis.laws import ALIASES, LAWS
 from analysis.laws.law import Law
 from analysis.points import Points, points
-from analysis.problems import unknown
 from analysis.select import Candidate, Selection, select
+from analysis.tables.problems import unknown
 
 AUTO = "auto"
 AXES = ("n_params", "n_images")

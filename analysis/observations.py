@@ -12,11 +12,11 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from analysis.cells import numbers
-from analysis.expression import Mask, parse
-from analysis.mapping import Names, apply, parse_mapping, unknown_names
-from analysis.problems import InputError
-from analysis.reading import read
+from analysis.tables.cells import numbers
+from analysis.tables.expression import Mask, parse
+from analysis.tables.mapping import Names, apply, parse_mapping, unknown_names
+from analysis.tables.problems import InputError
+from analysis.tables.reading import read
 from scaling.records import BASELINES, COLUMNS, Status
 
 MAIN_PROBE = "linear"
@@ -83,7 +83,7 @@ class Rules:
     """What a reader of the table leaves out beside what cannot be fitted. By default nothing."""
 
     exclude: Sequence[str] = ()
-    """Expressions as `analysis.expression` reads them, in the table's own names or ours."""
+    """Expressions as `analysis.tables.expression` reads them, in the table's own names or ours."""
     holdout: Sequence[str] = ()
     """The same for rows that are predicted instead of fitted, beside those that the table marks."""
     under_trained: float | None = None

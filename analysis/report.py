@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import answers
-from analysis.blocks import Block, Fold, Line, Note, Numbers, Picture, Section, Words, every
-from analysis.latex import latex
-from analysis.page import html, markdown
+from analysis.page.blocks import Block, Fold, Line, Note, Numbers, Picture, Section, Words, every
+from analysis.page.html import html, markdown
+from analysis.page.latex import latex
 from analysis.sections import axes, benefits, comparing, features, forecasts, frontiers, mixtures, runs
 from analysis.sections.drawing import Pen
 from analysis.study import Study, study

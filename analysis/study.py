@@ -13,7 +13,7 @@ from analysis.features import FEATURES
 from analysis.figures import error as error_figure
 from analysis.figures.error import Curve, References, curves
 from analysis.observations import held_out, kept, load, mean_over_tasks, references, shared_tasks, without_result
-from analysis.problems import InputError
+from analysis.tables.problems import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import pandas as pd
 
-from analysis.cells import numbers
-from analysis.mapping import apply, parse_mapping
 from analysis.observations import NO_RULES, Exclusion, Rules, load
-from analysis.problems import InputError
-from analysis.reading import read
+from analysis.tables.cells import numbers
+from analysis.tables.mapping import apply, parse_mapping
+from analysis.tables.problems import InputError
+from analysis.tables.reading import read
 from scaling.errors import Problem, SpecError
 from scaling.report import of_this_program
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.allocation import Frontier
 from analysis.figures.style import REFERENCE, colours, few_decades, hover, markers, panels, quantity, styled
+from analysis.optima.allocation import Frontier
 
 SIZES = {"n_params": "optimal model size, parameters", "n_images": "optimal data size, images seen"}
 BEYOND = (0, (3, 2))

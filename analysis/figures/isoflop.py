@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.style import few_decades, hover, panels, plain_log, power, quantity, styled
-from analysis.isoflop import Minimum
+from analysis.optima.isoflop import Minimum
 from analysis.points import Vector
 
 DARKEST = 0.92

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.blocks import Block, Numbers, Section, Words
 from analysis.figures import error as figure
 from analysis.figures.error import unplaced
+from analysis.page.blocks import Block, Numbers, Section, Words
 from analysis.sections.drawing import Pen
 from analysis.study import Study
 

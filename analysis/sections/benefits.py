@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.benefit import DEFINITIONS
-from analysis.blocks import Block, Fold, Numbers, Section, Words
 from analysis.figures import benefit as figure
 from analysis.figures import error as error_figure
 from analysis.figures.error import curves
+from analysis.page.blocks import Block, Fold, Numbers, Section, Words
 from analysis.sections.axes import BAND
 from analysis.sections.drawing import Pen
 from analysis.study import Study

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.blocks import Block, Numbers, Section, Words
 from analysis.compare import Duel, Sharing, duel, sharing
 from analysis.laws import LAWS
+from analysis.page.blocks import Block, Numbers, Section, Words
 from analysis.points import Points, points
 from analysis.study import Study
 

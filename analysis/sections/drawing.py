@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.blocks import Picture
 from analysis.figures.style import Figure, save
+from analysis.page.blocks import Picture
 
 
 @dataclass(frozen=True, kw_only=True)

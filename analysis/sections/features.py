@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analysis.benefit import DEFINITIONS
-from analysis.blocks import Block, Fold, Numbers, Picture, Section, Words
 from analysis.features import FEATURES
 from analysis.figures import correlation as figure
 from analysis.figures import pairs
+from analysis.page.blocks import Block, Fold, Numbers, Picture, Section, Words
 from analysis.sections.drawing import Pen
 from analysis.study import Study
 

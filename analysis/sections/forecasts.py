@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.blocks import Block, Fold, Note, Numbers, Section, Words
 from analysis.extrapolate import Held, Prediction, Predictor, Target
 from analysis.figures import candidates as candidates_figure
 from analysis.figures import holdout as figure
 from analysis.figures.style import quantity
+from analysis.page.blocks import Block, Fold, Note, Numbers, Section, Words
 from analysis.sections.drawing import Pen
 from analysis.series import Series, series
 from analysis.study import Study
@@ -119,8 +119,8 @@ def section(study: Study, found: Forecasts, pen: Pen) -> Section:
 def _choice(rows: pd.DataFrame, pen: Pen) -> Iterator[Block]:
     caption = (
         "Each law fitted to the smaller sizes and judged by the larger ones at several cuts: score is the mean RMSLE. "
-        "Laws with a weight make the prediction, as a weighted geometric mean, and their "
-        "disagreement is part of its interval. With three or four sizes one held-out point decides."
+        "Laws with a weight make the prediction, as a weighted geometric mean; the disagreement of all laws with a "
+        "score is part of its interval. With three or four sizes one held-out point decides."
     )
     first = str(rows["series"].iloc[0])
     mine = rows[rows["series"] == first]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.allocation import Frontier
-from analysis.blocks import Block, Fold, Note, Numbers, Picture, Section, Words
 from analysis.figures import frontier as figure
 from analysis.figures import isoflop as isoflop_figure
 from analysis.figures import surface as surface_figure
-from analysis.frontier import frontier
+from analysis.optima.allocation import Frontier
+from analysis.optima.frontier import frontier
+from analysis.page.blocks import Block, Fold, Note, Numbers, Picture, Section, Words
 from analysis.points import Vector
 from analysis.sections.drawing import Pen
 from analysis.study import Study

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.blocks import Block, Numbers, Section, Words
 from analysis.fit import Fit, fit
 from analysis.laws.mixture import mixture, optimum
+from analysis.page.blocks import Block, Numbers, Section, Words
 from analysis.points import Matrix, cell_means, points
 from analysis.study import Study
 from analysis.uncertainty import Estimate, uncertainty

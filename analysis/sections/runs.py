@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.blocks import Block, Fold, Listing, Note, Numbers, Picture, Section, Words
 from analysis.figures import tuning as figure
 from analysis.observations import MAIN_PROBE, Exclusion, accounting
+from analysis.page.blocks import Block, Fold, Listing, Note, Numbers, Picture, Section, Words
 from analysis.sections.drawing import Pen
 from analysis.study import Study
 
@@ -115,7 +115,7 @@ def provenance(table: dict[str, str], spec_text: str | None) -> Section:
         "figures are fitted to logarithms by least squares, one point per size: the geometric mean of its seeds. "
         "Their intervals use Student's t on these points' residuals, with as many degrees of freedom as there are "
         "sizes beyond the law's parameters; they do not contain the choice of the law. Predictions do contain it: "
-        "the disagreement of the laws that extrapolate about as well within the data is added to their variance."
+        "the disagreement of all laws judged, by the inverse of their scores, is added to their variance."
     )
     blocks: list[Block] = [Words(lines=[method])]
     if table:

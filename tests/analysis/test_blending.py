@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.allocation import runs_of
-from analysis.blending import blend
 from analysis.cli import main
-from analysis.compromise import common_optimum
-from analysis.flops import Flops
-from analysis.frontier import log_optimum
-from analysis.how import How
+from analysis.commands.blending import blend
+from analysis.commands.how import How
 from analysis.laws.mixture import mixture, optimum, with_shares
+from analysis.optima.allocation import runs_of
+from analysis.optima.compromise import common_optimum
+from analysis.optima.flops import Flops
+from analysis.optima.frontier import log_optimum
 from analysis.points import points
 
 NAMES = ("ct", "mr", "us")

@@ -38,6 +38,7 @@ def test_the_data_choose_what_categories_share(runs: Path, tmp_path: Path, capsy
     tests = {one["parameter"]: one for one in found["sharing"]}
     assert tests["a"]["q"] < 0.05
     assert group["parameters"].keys() == {"a[mae]", "a[dino]", "b"}
+    assert any("b are shared was chosen by AICc" in warning for warning in group["warnings"])
     np.testing.assert_allclose(group["parameters"]["b"]["value"], 0.2, atol=0.01)
     assert [one["status"] for one in group["held_out"]["predictions"]] == ["predicted", "predicted", "not_predicted"]
     assert group["held_out"]["n"] == 2
@@ -56,6 +57,7 @@ def test_what_is_shared_is_as_asked_or_refused(runs: Path, capsys: pytest.Captur
     (group,) = answer(capsys, *asked, "--law", "power", "--separate", "b", "--at", "1e12")["groups"]
     assert group["parameters"].keys() == {"a", "b[mae]", "b[dino]"}
     assert group["across"]["chosen_by"] == "asked for"
+    assert not any("AICc" in warning for warning in group["warnings"])
     assert group["across"]["duels"][0]["x"] == 1e12
     assert "unknown parameter of the law power 'q'" in problems(capsys, *asked, "--law", "power", "--shared", "q")
     assert "name it with --law" in problems(capsys, *asked, "--shared", "b")

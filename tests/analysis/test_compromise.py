@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.compromise import common_optimum
-from analysis.flops import Flops
-from analysis.frontier import log_optimum
 from analysis.laws.mixture import optimum, with_shares
+from analysis.optima.compromise import common_optimum
+from analysis.optima.flops import Flops
+from analysis.optima.frontier import log_optimum
 
 COST = Flops(k=40.0, power=0.9)
 LOG_FLOPS = float(np.log(1e16))

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import documents, fitting
-from analysis.fitting import Ask, fit_document
-from analysis.how import How
-from analysis.relating import CorrelateAsk, correlate_document
-from analysis.table import Question
+from analysis.commands import documents, fitting
+from analysis.commands.fitting import Ask, fit_document
+from analysis.commands.how import How
+from analysis.commands.relating import CorrelateAsk, correlate_document
+from analysis.tables.table import Question
 from analysis.uncertainty import Estimate
 
 DANWOOD = "y,x\n2.138,1.309\n3.421,1.471\n3.597,1.490\n4.340,1.565\n4.882,1.611\n5.660,1.680\n"

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from analysis.allocation import Answer, Frontier
-from analysis.flops import Flops, measured, rate
-from analysis.frontier import exponents, frontier, log_optimum
 from analysis.laws.chinchilla import CHINCHILLA, CHINCHILLA_TIED, frontier_exponent, frontier_factor
 from analysis.laws.power import POWER
 from analysis.objective import LOG_HUBER, LOG_SQUARED
+from analysis.optima.allocation import Answer, Frontier
+from analysis.optima.flops import Flops, measured, rate
+from analysis.optima.frontier import exponents, frontier, log_optimum
 
 Array = NDArray[np.float64]
 SURFACES = {

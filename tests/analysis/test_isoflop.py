@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from analysis.isoflop import Minimum, budget_labels, lowest, minima
+from analysis.optima.isoflop import Minimum, budget_labels, lowest, minima
 
 Array = NDArray[np.float64]
 SIZES = np.geomspace(1e6, 1e8, 7)

@@ -14,9 +14,9 @@ from matplotlib.text import Text
 from analysis.figures import candidates, frontier, holdout, isoflop, residuals, surface
 from analysis.figures.style import few_decades, panels, plain_log, power, save, shortened, ticks_at
 from analysis.fit import Fit, fit
-from analysis.frontier import frontier as frontier_of
 from analysis.laws import LAWS
 from analysis.laws.chinchilla import CHINCHILLA
+from analysis.optima.frontier import frontier as frontier_of
 from analysis.points import points
 
 NAMES = ["mae / all / vit_l", "$x_{1", "<script>", "a very long name " * 10, "任务\nzwei"]

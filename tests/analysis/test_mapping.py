@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from analysis.mapping import FORM, Source, apply, parse_mapping
-from analysis.problems import InputError
+from analysis.tables.mapping import FORM, Source, apply, parse_mapping
+from analysis.tables.problems import InputError
 
 
 @pytest.mark.parametrize(

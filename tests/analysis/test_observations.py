@@ -23,7 +23,7 @@ from analysis.observations import (
     shared_tasks,
     without_result,
 )
-from analysis.problems import InputError
+from analysis.tables.problems import InputError
 
 Sweep = Callable[..., pd.DataFrame]
 

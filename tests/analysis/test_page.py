@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.blocks import cells, shown
 from analysis.figures.style import hover, panels, save, styled
-from analysis.latex import escaped as in_latex
-from analysis.latex import latex
-from analysis.markdown import escaped as in_markdown
-from analysis.page import Fold, Line, Listing, Note, Numbers, Picture, Section, Words, html, markdown
+from analysis.page.blocks import cells, shown
+from analysis.page.html import Fold, Line, Listing, Note, Numbers, Picture, Section, Words, html, markdown
+from analysis.page.latex import escaped as in_latex
+from analysis.page.latex import latex
+from analysis.page.markdown import escaped as in_markdown
 from analysis.report import write
 
 EVIL = (

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.fit import Fit, fit
 from analysis.laws import LAWS
-from analysis.paired import paired
+from analysis.optima.paired import paired
 from analysis.points import points
 from analysis.uncertainty import uncertainty
 

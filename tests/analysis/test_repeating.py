@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from analysis.cli import main
-from analysis.flops import Flops
-from analysis.frontier import log_optimum
+from analysis.commands.repeating import best_size
 from analysis.laws.constrained import CONSTRAINED
-from analysis.repeating import best_size
+from analysis.optima.flops import Flops
+from analysis.optima.frontier import log_optimum
 
 TRUTH = CONSTRAINED.theta(CONSTRAINED.example)
 COST = Flops(k=40.0, power=0.9)

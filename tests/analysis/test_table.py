@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.expression import parse
-from analysis.problems import InputError
-from analysis.reading import read
-from analysis.sheet import groups, sheet
-from analysis.table import Question, open_table
+from analysis.tables.expression import parse
+from analysis.tables.problems import InputError
+from analysis.tables.reading import read
+from analysis.tables.sheet import groups, sheet
+from analysis.tables.table import Question, open_table
 
 ROWS = pd.DataFrame(
     {

@@ -9,8 +9,8 @@ from enum import StrEnum
 import numpy as np
 
 from analysis.fit import Fit
-from analysis.flops import Flops, measured
-from analysis.isoflop import Minimum
+from analysis.optima.flops import Flops, measured
+from analysis.optima.isoflop import Minimum
 from analysis.points import Index, Vector
 from analysis.uncertainty import Estimate
 

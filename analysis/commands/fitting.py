@@ -11,21 +11,21 @@ from typing import cast
 
 import numpy as np
 
-from analysis import categories, documents
-from analysis.categories import Across
-from analysis.documents import Bands, Document
+from analysis.commands import categories, documents
+from analysis.commands.categories import Across
+from analysis.commands.documents import Bands, Document
+from analysis.commands.how import How
+from analysis.commands.wanted import Wanted, held_out, key_of, read_wanted, unmatched
 from analysis.fit import Fit, Status, fit
-from analysis.how import How
 from analysis.laws import ALIASES, FAMILIES, LAWS
 from analysis.laws.across import across
 from analysis.laws.law import Law
 from analysis.points import Points, Vector
-from analysis.problems import InputError, unknown
 from analysis.select import LEFT_OUT, RIGID, Candidate, Selection, select, sizes_laws
-from analysis.sheet import Group, Sheet, groups, sheet
-from analysis.table import INPUTS, SHARE, Question, Table, open_table
+from analysis.tables.problems import InputError, unknown
+from analysis.tables.sheet import Group, Sheet, groups, sheet
+from analysis.tables.table import INPUTS, SHARE, Question, Table, open_table
 from analysis.uncertainty import Method, Uncertainty, uncertainty
-from analysis.wanted import Wanted, held_out, key_of, read_wanted, unmatched
 
 AUTO = "auto"
 JUDGED_WITHIN = "judged within the fitted rows alone: beyond them a single law of the candidates may foretell better"
@@ -219,10 +219,8 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
         patterns = categories.tried(base, names, given, ask.across)
         law = across(base, names, ask.across.separated(base, patterns))
         found = fit(law, given, objective=ask.how.measure)
-    elif not chosen and sizes == CHOSEN:
-        found = select(given, [base], objective=ask.how.measure, parts=parts).candidates[0].fit
     elif not chosen:
-        found = fit(base, given, objective=ask.how.measure)
+        found = _named(base, given, ask, sizes)
     law = found.law
     bounds = sure(found) if found.status.usable else None
     choice = chosen if chosen and chosen.winner and not names else None
@@ -232,6 +230,7 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
     unseen = group.held_out.chosen(group.held_out.x[:, -1] > 0) if names else group.held_out
     wanted = wanted.placed(group) if wanted else None
     warnings = list(bounds.warnings) if bounds else []
+    warnings += categories.doubts(ask.across, patterns, base) if names else []
     if left_out := len(group.fitted) - len(found.points):
         warnings.append(LEFT_OUT_ROWS.format(n=left_out))
     answer: Document = {
@@ -263,6 +262,13 @@ def _fitted(group: Group, laws: Sequence[Law], ask: Ask, wanted: Wanted | None) 
         answer["choice"] = {"reason": chosen.reason, "sizes_fitted": list(chosen.cuts), "note": JUDGED_WITHIN}
         answer["candidates"] = [_candidate(one, group, unseen) for one in chosen.candidates]
     return answer
+
+
+def _named(law: Law, given: Points, ask: Ask, sizes: str) -> Fit:
+    """The law asked for."""
+    if sizes == CHOSEN:
+        return select(given, [law], objective=ask.how.measure).candidates[0].fit
+    return fit(law, given, objective=ask.how.measure)
 
 
 def _once(ask: Ask) -> Callable[[Fit], Uncertainty]:

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from analysis import approaches, documents
-from analysis.allocation import Answer, Approach, runs_of
-from analysis.blending import Blend, Together, blend, together
-from analysis.documents import Document, estimate
-from analysis.frontier import cost_warnings
-from analysis.how import How
+from analysis.commands import approaches, documents
+from analysis.commands.blending import Blend, Together, blend, together
+from analysis.commands.documents import Document, estimate
+from analysis.commands.how import How
+from analysis.commands.spending import Budgets, in_flops
+from analysis.optima.allocation import Answer, Approach, runs_of
+from analysis.optima.frontier import cost_warnings
 from analysis.points import Index, Matrix, Vector
-from analysis.problems import InputError
-from analysis.sheet import Group, Sheet
-from analysis.spending import Budgets, in_flops
-from analysis.table import SHARE, Table
+from analysis.tables.problems import InputError
+from analysis.tables.sheet import Group, Sheet
+from analysis.tables.table import SHARE, Table
 
 NOTE = "approaches 1 and 2 read no mixtures: the law answers alone, with its optimum in N, D and shares at once"
 NOT_JOINED = "not_joined"

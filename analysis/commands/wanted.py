@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.columns import Reader, divide_shares, shares_of
 from analysis.laws.law import Law
-from analysis.mapping import Source
 from analysis.points import Index, Matrix, Vector
-from analysis.problems import InputError, unknown
-from analysis.reading import read
-from analysis.sheet import BOUNDED, Group, Sheet, input_tests, places, text_of, unusable
-from analysis.table import Table
+from analysis.tables.columns import Reader, divide_shares, shares_of
+from analysis.tables.mapping import Source
+from analysis.tables.problems import InputError, unknown
+from analysis.tables.reading import read
+from analysis.tables.sheet import BOUNDED, Group, Sheet, input_tests, places, text_of, unusable
+from analysis.tables.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)

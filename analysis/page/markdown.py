@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from analysis.blocks import SEVERITIES, Block, Fold, Line, Listing, Note, Numbers, Picture, Section, Words, cells
+from analysis.page.blocks import SEVERITIES, Block, Fold, Line, Listing, Note, Numbers, Picture, Section, Words, cells
 
 SPECIAL = re.compile(r"[\\`*~$|<]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|&(?=#?\w+;)")
 """What CommonMark, or GitHub's dialect of it, would read as more than a character. Others stand as they are, so that

@@ -9,11 +9,11 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 
-from analysis.cells import numbers
+from analysis.commands.documents import Document, number
 from analysis.correlate import correlate, numeric_columns
-from analysis.documents import Document, number
-from analysis.problems import InputError, unknown
-from analysis.reading import read
+from analysis.tables.cells import numbers
+from analysis.tables.problems import InputError, unknown
+from analysis.tables.reading import read
 
 KEYS = ("task", "dataset")
 """Columns that name a task, the likelier first."""

@@ -12,19 +12,19 @@ from functools import partial
 
 import numpy as np
 
-from analysis import approaches, documents
-from analysis.allocation import Approach, Optimum, Runs, natural, notes, runs_of
-from analysis.blending import no_optimum, resampled
-from analysis.documents import Document
+from analysis.commands import approaches, documents
+from analysis.commands.blending import no_optimum, resampled
+from analysis.commands.documents import Document
+from analysis.commands.how import How
+from analysis.commands.spending import Budgets, in_flops
 from analysis.fit import Fit, fit
-from analysis.flops import Flops
-from analysis.frontier import cost_warnings, exponents, log_optimum
-from analysis.how import How
 from analysis.laws.constrained import CONSTRAINED, log_loss, log_suited
+from analysis.optima.allocation import Approach, Optimum, Runs, natural, notes, runs_of
+from analysis.optima.flops import Flops
+from analysis.optima.frontier import cost_warnings, exponents, log_optimum
 from analysis.points import Matrix, Vector
-from analysis.sheet import Group, Sheet
-from analysis.spending import Budgets, in_flops
-from analysis.table import Table
+from analysis.tables.sheet import Group, Sheet
+from analysis.tables.table import Table
 from analysis.uncertainty import Uncertainty
 
 INPUTS = CONSTRAINED.inputs

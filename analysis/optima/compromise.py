@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.flops import Flops
+from analysis.optima.flops import Flops
 from analysis.points import Matrix, Stack, Vector
 
 LEAST_LOG = -100.0

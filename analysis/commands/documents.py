@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from analysis.columns import shares_of
+from analysis.commands.wanted import Wanted
 from analysis.fit import Fit
 from analysis.points import Index, Matrix, Points, Vector
-from analysis.sheet import Fate, Group
+from analysis.tables.columns import shares_of
+from analysis.tables.sheet import Fate, Group
 from analysis.uncertainty import Band, Estimate, Uncertainty
-from analysis.wanted import Wanted
 
 Document = dict[str, Any]
 MOST_ROWS = 20

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.columns import Reader
-from analysis.documents import Document
-from analysis.flops import rate
-from analysis.mapping import Source
+from analysis.commands.documents import Document
+from analysis.optima.flops import rate
 from analysis.points import Index, Vector
-from analysis.problems import InputError
-from analysis.table import Table
+from analysis.tables.columns import Reader
+from analysis.tables.mapping import Source
+from analysis.tables.problems import InputError
+from analysis.tables.table import Table
 
 GPU_HOURS = "gpu_hours"
 """Name of the map: what a run held GPUs for, hours x GPUs."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.cells import as_number, numbers
-from analysis.problems import InputError, unknown
+from analysis.tables.cells import as_number, numbers
+from analysis.tables.problems import InputError, unknown
 
 FORM = "NAME=COLUMN, with *NUMBER or /NUMBER for units, joined by commas; a column's name with a comma goes into quotes"
 QUOTED = re.compile(

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.cells import numbers
-from analysis.mapping import Source
 from analysis.points import Index, Matrix, Vector
-from analysis.problems import InputError
-from analysis.table import INPUTS, SHARE, Table
+from analysis.tables.cells import numbers
+from analysis.tables.mapping import Source
+from analysis.tables.problems import InputError
+from analysis.tables.table import INPUTS, SHARE, Table
 
 ROUNDED = 0.02
 """Relative departure of a row's shares from their usual sum that is taken for rounding."""

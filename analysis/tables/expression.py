@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.cells import as_number, numbers
-from analysis.problems import InputError, unknown
+from analysis.tables.cells import as_number, numbers
+from analysis.tables.problems import InputError, unknown
 
 Mask = NDArray[np.bool_]
 OPERATORS = ("==", "!=", "<=", ">=", "<", ">", "=", "in")

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.allocation import Answer, Approach, Frontier, Line, Optimum, Runs, natural, notes
 from analysis.fit import Fit, Status, fit
-from analysis.flops import Flops, measured
-from analysis.isoflop import OWN_ERROR, WINDOW, budget_labels, minima
 from analysis.laws.chinchilla import CHINCHILLA, CHINCHILLA_TIED, untied
 from analysis.laws.law import Law
 from analysis.objective import LOG_HUBER, Objective
+from analysis.optima.allocation import Answer, Approach, Frontier, Line, Optimum, Runs, natural, notes
+from analysis.optima.flops import Flops, measured
+from analysis.optima.isoflop import OWN_ERROR, WINDOW, budget_labels, minima
 from analysis.points import Index, Matrix, Vector, points
 from analysis.uncertainty import Estimate, Uncertainty, uncertainty
 

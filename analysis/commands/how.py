@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 
 from analysis.objective import OBJECTIVES, Objective
-from analysis.problems import unknown
+from analysis.tables.problems import unknown
 from analysis.uncertainty import Method
 
 METHODS: tuple[str, ...] = get_args(Method)

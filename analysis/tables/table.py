@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import expression
-from analysis.mapping import Source, missing, parse_mapping, unknown_names
-from analysis.problems import InputError, unknown
-from analysis.reading import read
+from analysis.tables import expression
+from analysis.tables.mapping import Source, missing, parse_mapping, unknown_names
+from analysis.tables.problems import InputError, unknown
+from analysis.tables.reading import read
 
 INPUTS = ("n_params", "n_images", "images_seen", "train_flops")
 """Names of the map that a law of one input may take as its x."""

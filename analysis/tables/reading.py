@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.problems import InputError
+from analysis.tables.problems import InputError
 
 SEPARATORS = (",", "\t", ";", "|")
 KINDS = "a file that ends in .csv, .tsv, .txt (these also with .gz) or .parquet"

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.columns import Reader, divide_shares, shares_of, source_name, sources_of, usual_sum
-from analysis.mapping import Source
 from analysis.points import Index, Matrix, Points, Vector, points
-from analysis.problems import InputError
-from analysis.table import ROW, Table
+from analysis.tables.columns import Reader, divide_shares, shares_of, source_name, sources_of, usual_sum
+from analysis.tables.mapping import Source
+from analysis.tables.problems import InputError
+from analysis.tables.table import ROW, Table
 
 FITTED, HELD_OUT = 0, 1
 """Fates of rows that are used; others count through `Sheet.reasons`, from 2 on."""

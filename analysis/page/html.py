@@ -15,7 +15,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from analysis.blocks import (
+from analysis.page.blocks import (
     SEVERITIES,
     Block,
     Cell,
@@ -34,8 +34,8 @@ from analysis.blocks import (
     shown,
     slug,
 )
-from analysis.inline import has_hover_values, inlined, width
-from analysis.markdown import markdown
+from analysis.page.inline import has_hover_values, inlined, width
+from analysis.page.markdown import markdown
 
 MOST_ROWS = 1000
 """Of a table in the page; more make a browser slow."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from analysis.blocks import Cell, Head, Numbers, cells
+from analysis.page.blocks import Cell, Head, Numbers, cells
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -7,18 +7,18 @@ from time import perf_counter
 
 import numpy as np
 
-from analysis import documents, mixing, repeating
-from analysis.approaches import agreement, approach
-from analysis.documents import Document, number
-from analysis.frontier import frontier
-from analysis.how import How
+from analysis.commands import documents, mixing, repeating
+from analysis.commands.approaches import agreement, approach
+from analysis.commands.documents import Document, number
+from analysis.commands.how import How
+from analysis.commands.mixing import Mixed
+from analysis.commands.spending import GPU_HOURS, Budgets, in_flops
 from analysis.laws import LAWS
-from analysis.mixing import Mixed
+from analysis.optima.frontier import frontier
 from analysis.points import Index
-from analysis.problems import InputError, unknown
-from analysis.sheet import Group, Sheet, groups, sheet, text_of
-from analysis.spending import GPU_HOURS, Budgets, in_flops
-from analysis.table import Question, Table, open_table
+from analysis.tables.problems import InputError, unknown
+from analysis.tables.sheet import Group, Sheet, groups, sheet, text_of
+from analysis.tables.table import Question, Table, open_table
 
 LAWS_OF_BOTH = ("chinchilla", "chinchilla_tied")
 """Whose optimum has a closed form."""

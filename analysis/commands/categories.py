@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from analysis.commands.documents import Document, number
 from analysis.compare import Choice, duel, patterns, sharing
-from analysis.documents import Document, number
 from analysis.laws.law import Law
 from analysis.points import Points
-from analysis.problems import unknown
+from analysis.tables.problems import unknown
 
 BEYOND = 10.0
 """Times the largest common size at which two categories are compared unless the user says where."""
@@ -113,6 +113,17 @@ def _chosen_by(base: Law, names: tuple[str, ...], ask: Across, found: list[Choic
     if np.isnan(found[0].aicc):
         return "too few cells for AICc: the pattern of fewest parameters"
     return "the least AICc of squares of logarithms of cell means"
+
+
+def doubts(ask: Across, found: list[Choice], base: Law) -> list[str]:
+    """What intervals of a pattern that the data chose do not say (results/coverage.md)."""
+    separate = ask.separated(base, found)
+    shared = ", ".join(name for name in base.names if name not in separate)
+    if not found or not shared or ask.shared or ask.separate:
+        return []
+    said = f"that {shared} are shared was chosen by AICc, and intervals do not contain this choice"
+    close = "where parameters differ by about what the data can tell, they hold the truth too rarely"
+    return [f"{said}: {close}; --separate {','.join(base.names)} gives each its own"]
 
 
 def _pattern(base: Law, one: Choice, best: float) -> Document:

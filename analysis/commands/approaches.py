@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis import documents
-from analysis.allocation import Approach, Optimum, Runs
-from analysis.documents import Document, estimate, number
-from analysis.isoflop import Minimum
+from analysis.commands import documents
+from analysis.commands.documents import Document, estimate, number
+from analysis.optima.allocation import Approach, Optimum, Runs
+from analysis.optima.isoflop import Minimum
 
 
 def approach(found: Approach, rows: tuple[int, ...]) -> Document:

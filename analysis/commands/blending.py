@@ -13,14 +13,14 @@ from functools import partial
 
 import numpy as np
 
-from analysis.allocation import Answer, Approach, Optimum, Runs, estimate, natural, notes
-from analysis.compromise import Common, common_optimum
+from analysis.commands.how import How
 from analysis.fit import Fit, Status, fit
-from analysis.flops import Flops
-from analysis.frontier import BOUND, cost_warnings, exponents, log_optimum
-from analysis.how import How
 from analysis.laws.mixture import mixture, optimum, with_shares
-from analysis.paired import Draws, paired
+from analysis.optima.allocation import Answer, Approach, Optimum, Runs, estimate, natural, notes
+from analysis.optima.compromise import Common, common_optimum
+from analysis.optima.flops import Flops
+from analysis.optima.frontier import BOUND, cost_warnings, exponents, log_optimum
+from analysis.optima.paired import Draws, paired
 from analysis.points import Matrix, Points, Stack, Vector
 from analysis.uncertainty import Estimate, Uncertainty, uncertainty
 
