@@ -117,7 +117,7 @@ class Pretrain(Options):
     """Images consumed by training; n_images below it are repeated, above it are not all seen."""
     batch_size: int = Field(default=256, ge=2)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the device has matrix units for it, else fp32."""
+    """auto: what a few steps show to be faster on a CPU, decided once per shape and root; bf16 on GPUs that have it."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Work lost at most when a run is killed; 0 saves at every step. Not part of the run's identity."""
     online_probe: OnlineProbe = OnlineProbe()
