@@ -10,7 +10,12 @@ import torch
 from scaling.catalog import ALGORITHMS, MODELS
 from scaling.cost import Evidence, Measured, cost_of, shape_of
 from scaling.grid import RunSpec
+from scaling.options import LabelHead, LabelSet
 from scaling.records import BASELINES
+
+HEADS = (LabelHead(task="a", kind="ordinal", n_classes=4), LabelHead(task="b", kind="multi-label", n_classes=14))
+FOUND: dict[str, dict[str, Any]] = {"supervised": {"labels": LabelSet(identity="0" * 64, heads=HEADS)}}
+"""Options that a plan would fill in."""
 
 
 def spec_of(model: str = "vit_atto", algorithm: str = "mae", **changed: Any) -> RunSpec:
@@ -27,7 +32,7 @@ def spec_of(model: str = "vit_atto", algorithm: str = "mae", **changed: Any) -> 
         "image_size": 32,
         "channels": 1,
         "patch_size": 8,
-        "options": ALGORITHMS[algorithm].options(),
+        "options": ALGORITHMS[algorithm].options(**FOUND.get(algorithm, {})),
         "images_seen": 100,
         "batch_size": 16,
         "precision": "fp32",
