@@ -325,6 +325,26 @@ def test_a_sweep_is_there_as_it_went(plan: Plan, report: Path) -> None:
     assert "report/figures" in {a.path for a in client.list_artifacts(sweep.info.run_id, "report")}
 
 
+def test_a_collapsed_run_is_there_with_its_reason_its_health_its_online_probes_and_its_picture(plan: Plan) -> None:
+    run, mirror = plan.runs[0], tracker(plan)
+    begin(run)
+    train(run, 1, 4)
+    along = {"health/rankme": 1.25, "probe_auc/ct_lesion": 0.5}
+    append_line(run.dir.path / "metrics.jsonl", {"step": 5, "loss": 0.2, "lr": 0.1, "system/rss_gb": 0.5, **along})
+    (run.dir.path / "picture.png").write_bytes(b"a picture")
+    settle(run, "collapsed")
+    mirror.finish(run, "collapsed")
+    mirror.finish_sweep(None, complete=True)
+    there = mirrored(plan)[run.dir.run]
+    assert (there.info.status, there.data.tags["scaling.status"]) == ("FINISHED", "collapsed")
+    assert there.data.tags["scaling.reason"] == "the loss became infinite"
+    assert {key: there.data.metrics[key] for key in along} == along
+    *_, client = contents(plan)
+    assert {a.path for a in client.list_artifacts(there.info.run_id)} == {"metrics.jsonl", "picture.png"}
+    sent = Path(there.info.artifact_uri.removeprefix("file://")) / "picture.png"
+    assert sent.read_bytes() == b"a picture"
+
+
 def test_what_was_mirrored_is_not_written_again(plan: Plan, report: Path, faulty: type[Faulty]) -> None:
     life(plan, tracker(plan), report)
     gone()
