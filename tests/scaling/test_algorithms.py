@@ -45,6 +45,8 @@ SMALLER: dict[str, dict[str, Any]] = {
             ),
         },
     },
+    "simclr": {"projector_hidden": 16, "projector_width": 8},
+    "mocov3": {"head_hidden": 16, "head_width": 8},
     "lejepa": {"projector_hidden": 16, "projector_width": 8, "n_slices": 32, "n_local": 2, "drop_path": 0.0},
 }
 """Per algorithm, what has to be smaller than its default to be quick or, drop-path, to be the same twice, and what a

@@ -35,6 +35,8 @@ SMALLER: dict[str, dict[str, Any]] = {
     "dinov2": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
     "dino": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
     "ibot": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
+    "simclr": {"projector_hidden": 16, "projector_width": 8},
+    "mocov3": {"head_hidden": 16, "head_width": 8},
     "lejepa": {"projector_hidden": 16, "projector_width": 8, "n_slices": 32, "n_local": 1},
     "supervised": {
         "labels": {"identity": "0" * 64, "heads": ({"task": "grade", "kind": "ordinal", "n_classes": 4},)},
