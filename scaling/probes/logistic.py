@@ -20,9 +20,10 @@ from scaling.probes.basis import exact_products
 
 GRADIENT = 1e-5
 """Largest gradient component of the mean loss at the end; scikit-learn's default is 1e-4."""
-DECREMENT = 1e-9
+DECREMENT = 1e-7
 """Largest g' D g at the end: twice what the mean loss, in nats, could still fall by if its curvature were 1 / D."""
-STEPS = 500
+STEPS = 1000
+"""Most fits take 30; some hundred where classes all but separate and the penalty is weak."""
 MEMORY = 10
 """Pairs of steps and gradient changes kept (Nocedal and Wright 2006, algorithm 7.4)."""
 SLOPE = 0.1
