@@ -291,7 +291,9 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=everything, choices=everything)
     parser.add_argument("--implementations", nargs="+", default=["ours", "lightly"], choices=get_args(Implementation))
     parser.add_argument("--their-views", action="store_true", help="lightly's DINO views for lightly; slow")
-    parser.add_argument("--state", type=Path, default=Path("results/.state/learning"), help="kept results; another recipe or code wants another folder")
+    parser.add_argument(
+        "--state", type=Path, default=Path("results/.state/learning"), help="kept results; one folder a recipe"
+    )
     parser.add_argument("--out", type=Path, help="folder for curves.svg and auc.csv")
     parser.add_argument("--report", action="store_true", help="of what is kept; trains nothing")
     given = parser.parse_args()

@@ -48,14 +48,10 @@ Table = dict[Which, dict[int, Result]]
 
 
 def difference(first: dict[int, Result], second: dict[int, Result]) -> tuple[int, float, float, float]:
-    """Seeds, mean of first - second, its standard error over seeds and that over tasks, both of paired differences.
-
-    A second one without seeds, such as the pixels, is the same for all of the first.
-    """
-    only = next(iter(second.values())) if len(second) == 1 else None
-    seeds = [seed for seed in first if only or seed in second]
+    """Seeds both have, mean of first - second, its standard error over seeds and that over tasks, of paired gaps."""
+    seeds = [seed for seed in first if seed in second]
     tasks = list(first[seeds[0]].auc[-1])
-    gaps_ST = np.array([[first[s].auc[-1][t] - (only or second[s]).auc[-1][t] for t in tasks] for s in seeds])
+    gaps_ST = np.array([[first[s].auc[-1][t] - second[s].auc[-1][t] for t in tasks] for s in seeds])
     mean, over_seeds = mean_and_error(gaps_ST.mean(axis=1))
     return len(seeds), mean, over_seeds, mean_and_error(gaps_ST.mean(axis=0))[1]
 
@@ -77,14 +73,16 @@ def tables(table: Table) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     trained = [which for which in table if which[0] not in BASELINES]
     for first in trained:
-        seconds: list[Which] = [("random", "ours"), ("pixels", "ours")]
+        seconds: list[Which] = [("random", "ours"), ("random", "lightly"), ("pixels", "ours")]
         seconds += [(first[0], how) for how in get_args(Implementation) if first[1] == "ours" != how]
         for second in seconds:
-            if second in table and (len(table[second]) == 1 or set(table[first]) & set(table[second])):
-                n, gap, seed_error, task_error = difference(table[first], table[second])
-                verdict = verdict_of(gap, seed_error)
+            of_second = table.get(second, {})
+            if second[0] == "pixels":  # the same for every seed
+                of_second = {seed: pixels for seed in table[first] for pixels in of_second.values()}
+            if set(table[first]) & set(of_second):
+                n, gap, seed_error, task_error = difference(table[first], of_second)
                 cells = [" ".join(first), " ".join(second), n, f"{gap:+.4f}", f"{seed_error:.4f}", f"{task_error:.4f}"]
-                yield f"| {' | '.join(map(str, cells))} | {verdict} |"
+                yield f"| {' | '.join(map(str, cells))} | {verdict_of(gap, seed_error)} |"
 
 
 def verdict_of(gap: float, error: float) -> str:
