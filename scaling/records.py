@@ -35,7 +35,7 @@ COLUMNS: dict[str, str] = {
     "train_loss": "mean pretraining loss over the last tenth of the run, nats or the objective's own unit",
     "task": "downstream data set",
     "modality": "imaging modality of the task",
-    "probe": "read-out of frozen features: linear | knn",
+    "probe": "read-out of frozen features: linear | knn | ridge | biovfm",
     "auc": "area under the ROC curve on the test split, 0-1, as MedMNIST's evaluator averages it",
     "auc_se": "bootstrap standard error of auc over test images",
     "accuracy": "accuracy on the test split, 0-1, as MedMNIST's evaluator defines it",

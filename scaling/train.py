@@ -226,6 +226,12 @@ def _last_state(attempt: Attempt, path: Path, device: torch.device) -> dict[str,
         return None
 
 
+def _kernels_of(state: dict[str, Any], spec: RunSpec, device: torch.device) -> Kernels:
+    """Those a run began with; an older checkpoint names the precision alone."""
+    kept = state.get("kernels")
+    return Kernels(**kept) if kept else by_rule(state.get("precision", spec.precision), device)
+
+
 def pretrain(
     spec: RunSpec,
     images: Images,
@@ -246,7 +252,7 @@ def pretrain(
     """
     path = attempt.path / "checkpoint.pt"
     state = _last_state(attempt, path, device)
-    kernels = Kernels(**state["kernels"]) if state else kernels or by_rule(spec.precision, device)
+    kernels = _kernels_of(state, spec, device) if state else kernels or by_rule(spec.precision, device)
     module = build(spec, device, kernels)
     if not isinstance(spec.options, Recipe):
         return Trained(module=module, status="done", images_seen=0, seconds=0.0, train_loss=None, kernels=kernels)
