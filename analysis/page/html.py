@@ -83,7 +83,7 @@ def kind(block: Block) -> str:
 
 
 def _source(name: str) -> str:
-    return files("analysis").joinpath(name).read_text(encoding="utf-8")
+    return files("analysis.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:
