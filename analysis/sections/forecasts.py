@@ -120,7 +120,8 @@ def _choice(rows: pd.DataFrame, pen: Pen) -> Iterator[Block]:
     caption = (
         "Each law fitted to the smaller sizes and judged by the larger ones at several cuts: score is the mean RMSLE. "
         "Laws with a weight make the prediction, as a weighted geometric mean; the disagreement of all laws with a "
-        "score is part of its interval. With three or four sizes one held-out point decides."
+        "score is part of its interval. Judged within the fitted sizes alone: beyond them a single law may foretell "
+        "better. With three or four sizes one held-out point decides."
     )
     first = str(rows["series"].iloc[0])
     mine = rows[rows["series"] == first]
