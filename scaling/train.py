@@ -220,10 +220,20 @@ def _last_state(attempt: Attempt, path: Path, device: torch.device) -> dict[str,
     except (OSError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # unpickling what is no pickle raises almost anything
-        aside, kind = path.with_name("checkpoint.pt.damaged"), type(error).__name__
-        print(f"{path} is damaged ({kind}); kept as {aside.name}, the run starts again", file=sys.stderr)
-        attempt.set_aside(path, aside)
+        _set_aside(attempt, path, f"is damaged ({type(error).__name__})")
         return None
+
+
+def _set_aside(attempt: Attempt, path: Path, why: str) -> None:
+    aside = path.with_name("checkpoint.pt.damaged")
+    print(f"{path} {why}; kept as {aside.name}, the run starts again", file=sys.stderr)
+    attempt.set_aside(path, aside)
+
+
+def _is_of(state: dict[str, Any], module: nn.Module) -> bool:
+    """Whether a checkpoint's tensors are the module's; those of another version of the program may not be."""
+    mine, kept = module.state_dict(), state["module"]
+    return mine.keys() == kept.keys() and all(kept[name].shape == values.shape for name, values in mine.items())
 
 
 def _kernels_of(state: dict[str, Any], spec: RunSpec, device: torch.device) -> Kernels:
@@ -256,6 +266,9 @@ def pretrain(
     module = build(spec, device, kernels)
     if not isinstance(spec.options, Recipe):
         return Trained(module=module, status="done", images_seen=0, seconds=0.0, train_loss=None, kernels=kernels)
+    if state and not _is_of(state, module):
+        _set_aside(attempt, path, "is of another version of this program")
+        state = None
     watch = Watch(spec, cast(Algorithm, module).probed, images, device, lambda: autocast(device, kernels.precision))
     training = Training(spec, spec.options, module, images, device, kernels, n_micro=n_micro, labels=labels)
     if state:

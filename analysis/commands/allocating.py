@@ -18,7 +18,7 @@ from analysis.optima.frontier import frontier
 from analysis.points import Index
 from analysis.tables.problems import InputError, unknown
 from analysis.tables.sheet import Group, Sheet, groups, sheet, text_of
-from analysis.tables.table import Question, Table, open_table
+from analysis.tables.table import Question, Table, open_table, share_inputs
 
 LAWS_OF_BOTH = ("chinchilla", "chinchilla_tied")
 """Whose optimum has a closed form."""
@@ -117,7 +117,7 @@ def _numbers(table: Table, ask: FrontierAsk) -> Sheet:
     if "images_seen" in mapped and ask.law != CONSTRAINED:
         mapped["n_images"] = mapped["images_seen"]
     has_flops = "train_flops" in mapped or "train_flops" in table.rows
-    shares = mixing.shares_of(table) if ask.law == MIXTURE else ()
+    shares = share_inputs(table, ask.law) if ask.law == MIXTURE else ()
     sizes = repeating.INPUTS if ask.law == CONSTRAINED else ("n_params", "n_images")
     inputs = (*sizes, *shares, *(("train_flops",) if has_flops else ()))
     plain = Table(**{**vars(table), "mapped": mapped})

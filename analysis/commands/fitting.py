@@ -24,7 +24,7 @@ from analysis.points import Points, Vector
 from analysis.select import LEFT_OUT, RIGID, Candidate, Selection, select, sizes_laws
 from analysis.tables.problems import InputError, unknown
 from analysis.tables.sheet import Group, Sheet, groups, sheet
-from analysis.tables.table import INPUTS, SHARE, Question, Table, open_table
+from analysis.tables.table import INPUTS, SHARE, Question, Table, open_table, share_inputs
 from analysis.uncertainty import Method, Uncertainty, uncertainty
 
 AUTO = "auto"
@@ -139,23 +139,13 @@ def _law_problems(ask: Ask) -> list[str]:
     return ask.across.problems_with(LAWS[ALIASES.get(ask.law, ask.law)])
 
 
-def _of_shares(ask: Ask, table: Table) -> Law:
-    """The law of the modalities that the table has shares of."""
-    named = [name for name in table.mapped if name.startswith(SHARE)]
-    named = named or [name for name in table.rows.columns if name.startswith(SHARE)]
-    modalities = tuple(name.removeprefix(SHARE) for name in named)
-    if len(modalities) < 2:
-        raise InputError(
-            f"{table.question.path}: --map: the law {ask.law} needs the shares of two modalities or more; "
-            f"add {SHARE}ct=COLUMN,{SHARE}mr=COLUMN, whatever they are called; columns: {', '.join(table.rows.columns)}"
-        )
-    return FAMILIES[ask.law](modalities)
-
-
 def _laws(ask: Ask, table: Table) -> Sequence[Law]:
     """The law asked for, or all that the table's inputs allow: of both sizes where both are there, else of one."""
     if ask.law != AUTO:
-        law = _of_shares(ask, table) if ask.law in FAMILIES else LAWS[ALIASES.get(ask.law, ask.law)]
+        if ask.law in FAMILIES:
+            law = FAMILIES[ask.law](tuple(name.removeprefix(SHARE) for name in share_inputs(table, ask.law)))
+        else:
+            law = LAWS[ALIASES.get(ask.law, ask.law)]
         if ask.question.x and "x" not in law.inputs:
             raise InputError(f"--x: the law {law.name} has the inputs {', '.join(law.inputs)}; map them with --map")
         return (law,)

@@ -16,24 +16,11 @@ from analysis.commands.spending import Budgets, in_flops
 from analysis.optima.allocation import Answer, Approach, runs_of
 from analysis.optima.frontier import cost_warnings
 from analysis.points import Index, Matrix, Vector
-from analysis.tables.problems import InputError
 from analysis.tables.sheet import Group, Sheet
 from analysis.tables.table import SHARE, Table
 
 NOTE = "approaches 1 and 2 read no mixtures: the law answers alone, with its optimum in N, D and shares at once"
 NOT_JOINED = "not_joined"
-
-
-def shares_of(table: Table) -> tuple[str, ...]:
-    """Inputs of the mixture law that are the table's shares. Raises InputError for fewer than two."""
-    named = [name for name in table.mapped if name.startswith(SHARE)]
-    named = named or [name for name in table.rows.columns if name.startswith(SHARE)]
-    if len(named) < 2:
-        raise InputError(
-            f"{table.question.path}: --map: the law mixture needs the shares of two modalities or more; add "
-            f"{SHARE}ct=COLUMN,{SHARE}mr=COLUMN, whatever they are called; columns: {', '.join(table.rows.columns)}"
-        )
-    return tuple(named)
 
 
 @dataclass(frozen=True, kw_only=True)

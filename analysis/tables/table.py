@@ -158,6 +158,21 @@ def source(text: str, columns: Iterable[str], *, where: str) -> Source:
     return found
 
 
+def share_inputs(table: Table, law: str) -> tuple[str, ...]:
+    """`share_MODALITY` of each modality that is mapped, or else that columns are called; what a law of mixtures needs.
+
+    Raises InputError for fewer than two.
+    """
+    named = [name for name in table.mapped if name.startswith(SHARE)]
+    named = named or [name for name in table.rows.columns if name.startswith(SHARE)]
+    if len(named) < 2:
+        raise InputError(
+            f"{table.question.path}: --map: the law {law} needs the shares of two modalities or more; "
+            f"add {SHARE}ct=COLUMN,{SHARE}mr=COLUMN, whatever they are called; columns: {', '.join(table.rows.columns)}"
+        )
+    return tuple(named)
+
+
 def _target(mapped: dict[str, Source], columns: list[str], notes: list[str]) -> str:
     """The one target that is mapped, else the one column that is called like a target, which is then mapped too."""
     found = [name for name in TARGETS if name in mapped]

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from scaling import checkpoint
 from scaling import train as training_loop
 from scaling.attempt import Attempt
 from scaling.catalog import ALGORITHMS
@@ -184,6 +185,40 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_again(
     assert [line["step"] for line in curve(where)] == list(range(1, N_STEPS + 1))
     assert (where.path / "checkpoint.pt.damaged").exists()
     assert f"{harmed} is damaged" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_version_is_set_aside_and_the_run_starts_again(
+    images: Images, run_dir: Callable[[str], RunDir], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, where = spec_of("mae"), run_dir("run")
+    with pytest.raises(Thrown):
+        train(spec, images, where, on_step=stop_at(7))
+    path = where.path / "checkpoint.pt"
+    state = checkpoint.load(path, torch.device("cpu"))
+    assert state is not None
+    state["module"]["centre"] = state["module"].pop("decoder.mask_token")
+    checkpoint.save(path, state)
+    heard: list[int] = []
+    train(spec, images, where, on_step=heard.append)
+    assert heard[0] == 1
+    assert [line["step"] for line in curve(where)] == list(range(1, N_STEPS + 1))
+    assert "of another version" in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_before_kernels_were_chosen_goes_on_with_its_precision(
+    images: Images, run_dir: Callable[[str], RunDir]
+) -> None:
+    spec, where = spec_of("mae", precision="auto"), run_dir("run")
+    with pytest.raises(Thrown):
+        train(spec, images, where, on_step=stop_at(7))
+    path = where.path / "checkpoint.pt"
+    state = checkpoint.load(path, torch.device("cpu"))
+    assert state is not None
+    del state["kernels"]
+    checkpoint.save(path, {**state, "precision": "bf16"})
+    heard: list[int] = []
+    assert train(spec, images, where, on_step=heard.append).kernels.precision == "bf16"
+    assert heard[0] > 1
 
 
 def test_a_resumed_run_keeps_the_precision_it_began_with(
