@@ -182,6 +182,7 @@ def test_micro_batches_give_the_losses_and_the_weights_of_the_whole_batch(case: 
         same_weights(parted.module.state_dict(), whole.module.state_dict())
 
 
+@pytest.mark.slow  # one step of each in bf16 is among the contract tests
 @pytest.mark.parametrize("case", [case for case, (algorithm, _) in IN_PARTS.items() if algorithm not in BATCH_NORMED])
 def test_micro_batches_in_bf16_give_the_losses_of_the_whole_batch_but_for_its_rounding(
     case: str, tmp_path: Path
@@ -288,7 +289,7 @@ SINKHORN = "centering: sinkhorn, koleo_weight: 1, drop_path: 0.2, "
         pytest.param("dinov2", SINKHORN, 1, id="dinov2 with sinkhorn", marks=pytest.mark.slow),
         pytest.param("dinov2", SINKHORN, 2, id="dinov2 with sinkhorn in two parts", marks=pytest.mark.slow),
         pytest.param("simclr", "", 1, id="simclr", marks=pytest.mark.slow),
-        pytest.param("simclr", "", 2, id="simclr in two parts"),
+        pytest.param("simclr", "", 2, id="simclr in two parts", marks=pytest.mark.slow),
         pytest.param("mocov3", "", 1, id="mocov3", marks=pytest.mark.slow),
         pytest.param("mocov3", "", 2, id="mocov3 in two parts", marks=pytest.mark.slow),
         pytest.param("ijepa", "", 1, id="ijepa", marks=pytest.mark.slow),
