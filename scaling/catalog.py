@@ -111,6 +111,7 @@ ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
             "scaling.algorithms.ijepa:IJEPA",
             options.IJepaOptions,
             "predicts a teacher's tokens of hidden blocks",
+            version=2,  # crops are no longer flipped
             cost="scaling.algorithms.closed_forms:ijepa",
         ),
         "lejepa": Entry(

@@ -4,8 +4,8 @@ The student sees a context without these blocks; the teacher, its running mean, 
 predictor fills in one block at a time. Hyper-parameters: ijepa@52c1ae9:configs/in1k_vith14_ep300.yaml. Unlike there,
 all blocks of a run have one number of patches, and all contexts (src/masks/multiblock.py draws a size for each step
 and cuts all to the smallest of the batch, from the bottom), so that shapes are static and a part of a batch needs to
-know nothing of the rest; blocks reach the last row and column; images are flipped; the class token, which the
-reference lacks, belongs to the context.
+know nothing of the rest; blocks reach the last row and column; the class token, which the reference lacks, belongs to
+the context.
 Letters: B batch, N patches, T blocks, M patches of a block, K of the context, D encoder width, d predictor width.
 """
 
@@ -69,7 +69,8 @@ class IJEPA(nn.Module):
 
     def loss(self, images_BCHW: Tensor, *, progress: float, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Smooth L1 distance, its corner at 1, from the teacher's tokens, each normalised over its values."""
-        images = random_crop(normalise(images_BCHW), self.shape.image_size, self.options.crop_scale, draws)
+        size, scale = self.shape.image_size, self.options.crop_scale
+        images = random_crop(normalise(images_BCHW), size, scale, draws, flip=False)  # as in the reference
         context_BK, targets_BTM = self.masks(len(images), draws)
         expected_BTMD = self.targets(images, targets_BTM)
         tokens_BKD = self.encoder(images, kept_BK=context_BK)

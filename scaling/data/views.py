@@ -46,8 +46,10 @@ def full_precision(view: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 @full_precision
-def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], draws: Draws) -> Tensor:
-    """Crop of random area, aspect 3/4 to 4/3 and place, flipped with probability 1/2, resized to `size` pixels.
+def random_crop(
+    images_BCHW: Tensor, size: int, scale: tuple[float, float], draws: Draws, *, flip: bool = True
+) -> Tensor:
+    """Crop of random area, aspect 3/4 to 4/3 and place, resized to `size` pixels; with `flip` half of them mirrored.
 
     One affine sampling, bilinear without anti-aliasing: a crop is mostly enlarged, at 28-64 pixels hardly shrunk.
     """
@@ -57,9 +59,9 @@ def random_crop(images_BCHW: Tensor, size: int, scale: tuple[float, float], draw
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     x = (1 - width) * draws.uniform((b,), -1, 1)
     y = (1 - height) * draws.uniform((b,), -1, 1)
-    flip = torch.where(draws.uniform((b,)) < 0.5, -1.0, 1.0)
+    side = torch.where(draws.uniform((b,)) < 0.5, -1.0, 1.0) if flip else 1.0
     zero = torch.zeros_like(x)
-    rows = [torch.stack([width * flip, zero, x], dim=1), torch.stack([zero, height, y], dim=1)]
+    rows = [torch.stack([width * side, zero, x], dim=1), torch.stack([zero, height, y], dim=1)]
     grid = F.affine_grid(torch.stack(rows, dim=1), [b, images_BCHW.shape[1], size, size], align_corners=False)
     return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)
 

@@ -176,6 +176,17 @@ def test_the_loss_is_smooth_l1_over_all_blocks(monkeypatch: pytest.MonkeyPatch) 
     assert module.loss(images(), progress=0.5, draws=draws(2))[0].item() == pytest.approx(by_hand, rel=1e-5)  # fp32
 
 
+def test_ijepas_crops_are_not_flipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ijepa@52c1ae9:configs/in1k_vith14_ep300.yaml has it: use_horizontal_flip is false."""
+    module, seen = ijepa(), list[Tensor]()
+    targets = module.targets
+    monkeypatch.setattr(module, "targets", lambda crops, at: seen.append(crops) or targets(crops, at))
+    rising = torch.arange(0, 256, 16, dtype=torch.uint8).expand(100, 1, 16, 16)
+    module.loss(rising, progress=0.5, draws=draws(2))
+    (crops,) = seen
+    assert (crops[..., 15] > crops[..., 0]).all()
+
+
 def test_the_student_never_sees_what_it_has_to_predict() -> None:
     module = ijepa()
     context, targets = module.masks(8, draws(2))

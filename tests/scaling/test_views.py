@@ -128,6 +128,11 @@ def test_half_of_the_crops_are_flipped() -> None:
     assert flipped.item() == pytest.approx(0.5, abs=4 * 0.5 / n**0.5)  # four standard errors
 
 
+def test_without_flips_every_crop_rises_as_its_image() -> None:
+    crops = random_crop(ramps(200, 16), 16, (0.2, 1.0), draws(), flip=False)
+    assert (crops[:, 0, 8, 15] > crops[:, 0, 8, 0]).all()
+
+
 def test_a_crop_of_an_even_image_is_even() -> None:
     torch.testing.assert_close(
         random_crop(torch.full((4, 3, 32, 32), 0.7), 24, (0.2, 1.0), draws())[0, 0, 0, 0], torch.tensor(0.7)
