@@ -34,6 +34,8 @@ def picture(
     chosen = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
     with at_rest(module, context):
         shown = module.picture(chosen)
+    if shown is None:
+        return None
     lines = [shown.caption, *([SYNTHETIC] if synthetic else [])]
     return sheet({name: tensor.cpu().numpy() for name, tensor in shown.rows.items()}, lines)
 

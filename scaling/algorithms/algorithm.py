@@ -73,6 +73,7 @@ class Picture:
 class Pictured(Protocol):
     """An algorithm that can show what it learned."""
 
-    def picture(self, images_BCHW: Tensor) -> Picture:
-        """Of uint8 images, in eval mode and without gradients. Draws nothing from the global generators."""
+    def picture(self, images_BCHW: Tensor) -> Picture | None:
+        """Of uint8 images, in eval mode and without gradients; None where its options train nothing that could be
+        shown. Draws nothing from the global generators."""
         ...

@@ -9,14 +9,15 @@ from scaling.data.views import normalise
 from scaling.models.vit import Encoder
 
 
-def attention_picture(encoder: nn.Module, images_BCHW: Tensor) -> Picture:
-    """Of uint8 images: the mean of all heads of the last block, then each head."""
+def attention_picture(encoder: nn.Module, images_BCHW: Tensor, remark: str = "") -> Picture:
+    """Of uint8 images: the mean of all heads of the last block, then each head. Only of an encoder whose class token
+    is read by its objective: nothing else trains what that token asks in the last block."""
     assert isinstance(encoder, Encoder)
     shares_BHN, patch = encoder.class_attention(normalise(images_BCHW)), encoder.shape.patch_size
     rows = {"mean of heads": heat_map(shares_BHN.mean(dim=1), patch)}
     rows |= {f"head {i + 1}": heat_map(shares_BN, patch) for i, shares_BN in enumerate(shares_BHN.unbind(1))}
     caption = "Attention of the class token over the patches in the last block, from 0 to its largest value."
-    return Picture(rows={"image": images_BCHW, **rows}, caption=caption)
+    return Picture(rows={"image": images_BCHW, **rows}, caption=caption + remark)
 
 
 def heat_map(shares_BN: Tensor, patch_size: int) -> Tensor:

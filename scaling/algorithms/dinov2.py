@@ -253,8 +253,10 @@ class DINOv2(nn.Module):
         head = self.teacher[self.heads[term]]
         return sinkhorn_columns(lambda: (head(rows) / temperature for rows in rows_of_parts))
 
-    def picture(self, images_BCHW: Tensor) -> Picture:
-        return attention_picture(self.teacher["encoder"], images_BCHW)
+    def picture(self, images_BCHW: Tensor) -> Picture | None:
+        """None for iBOT's patches alone: they leave the class token untrained."""
+        o = self.options
+        return attention_picture(self.probed, images_BCHW) if o.dino_weight or o.koleo_weight else None
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scaling.algorithms.algorithm import Picture
+from scaling.algorithms.attention import attention_picture
 from scaling.algorithms.closed_forms import block_counts, predictor_size
 from scaling.data.views import normalise, random_crop
 from scaling.models.shape import Shape
@@ -112,6 +114,11 @@ class IJEPA(nn.Module):
         taken_BN = torch.zeros_like(outside_BN).scatter(1, targets_BTM.flatten(1), True)
         rank_BN = draws.uniform((n_images, n)) + outside_BN + 2 * taken_BN
         return rank_BN.argsort(dim=1)[:, :n_context], targets_BTM
+
+    def picture(self, images_BCHW: Tensor) -> Picture:
+        """Of the class token, which only the predictor reads: of all tokens the one without a target."""
+        remark = " It has no target of its own: it helps to predict hidden blocks."
+        return attention_picture(self.probed, images_BCHW, remark)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

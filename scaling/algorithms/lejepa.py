@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from scaling import parallel
+from scaling.algorithms.algorithm import Picture
+from scaling.algorithms.attention import attention_picture
 from scaling.algorithms.closed_forms import global_size, lejepa_widths, local_size
 from scaling.algorithms.projector import Ahead, Projector
 from scaling.data.views import blur, jitter, normalise, random_crop, solarise
@@ -84,6 +86,9 @@ class LeJEPA(nn.Module):
             tokens.append(parallel.gather(self.tokens(images_BCHW, draws))[0])
             slices_dS = self.slices(draws)
         self.ahead = Ahead.of(partial(self.loss_of_all, slices_dS=slices_dS), torch.cat(tokens), [self.projector])
+
+    def picture(self, images_BCHW: Tensor) -> Picture:
+        return attention_picture(self.probed, images_BCHW)
 
     def after_step(self, progress: float) -> None:
         self.ahead = None

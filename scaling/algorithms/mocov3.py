@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scaling import parallel
+from scaling.algorithms.algorithm import Picture
+from scaling.algorithms.attention import attention_picture
 from scaling.algorithms.closed_forms import mocov3_widths
 from scaling.algorithms.projector import Ahead, Projector
 from scaling.data.views import blur, jitter, normalise, random_crop, solarise
@@ -92,6 +94,9 @@ class MoCoV3(nn.Module):
         keys_VBd = self.keys(torch.cat(teacher_tokens))
         heads = [self.projector, self.predictor]
         self.ahead = Ahead.of(lambda tokens_BVD: self.loss_of_all(tokens_BVD, keys_VBd), torch.cat(tokens), heads)
+
+    def picture(self, images_BCHW: Tensor) -> Picture:
+        return attention_picture(self.probed, images_BCHW)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scaling import parallel
+from scaling.algorithms.algorithm import Picture
+from scaling.algorithms.attention import attention_picture
 from scaling.algorithms.closed_forms import simclr_widths
 from scaling.algorithms.projector import Ahead, Projector
 from scaling.data.views import blur, jitter, normalise, random_crop
@@ -64,6 +66,9 @@ class SimCLR(nn.Module):
         and, for a moment, the projector's activations and 4 B^2 similarities, as a step in one part does."""
         tokens = [parallel.gather(self.tokens(images_BCHW, draws))[0] for images_BCHW, draws in parts]
         self.ahead = Ahead.of(self.loss_of_all, torch.cat(tokens), [self.projector])
+
+    def picture(self, images_BCHW: Tensor) -> Picture:
+        return attention_picture(self.probed, images_BCHW)
 
     def after_step(self, progress: float) -> None:
         self.ahead = None

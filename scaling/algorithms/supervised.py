@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scaling.algorithms.algorithm import Picture
+from scaling.algorithms.attention import attention_picture
 from scaling.data.views import jitter, normalise, random_crop
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder
@@ -59,6 +61,10 @@ class Supervised(nn.Module):
         """Class token, mean of the patch tokens, or both side by side."""
         cls, mean = tokens_BND[:, 0], tokens_BND[:, 1:].mean(dim=1)
         return {"cls": cls, "mean": mean, "both": torch.cat([cls, mean], dim=1)}[self.options.pool]
+
+    def picture(self, images_BCHW: Tensor) -> Picture | None:
+        """None for heads that read the patches alone: they leave the class token untrained."""
+        return None if self.options.pool == "mean" else attention_picture(self.probed, images_BCHW)
 
     def after_step(self, progress: float) -> None:
         """Nothing follows a step."""

@@ -15,16 +15,48 @@ from scaling.algorithms.algorithm import Pictured
 from scaling.algorithms.attention import heat_map
 from scaling.algorithms.baselines import Random
 from scaling.algorithms.dinov2 import DINOv2
+from scaling.algorithms.ijepa import IJEPA
+from scaling.algorithms.lejepa import LeJEPA
 from scaling.algorithms.mae import MAE
+from scaling.algorithms.mocov3 import MoCoV3
+from scaling.algorithms.simclr import SimCLR
+from scaling.algorithms.supervised import Supervised
 from scaling.data.views import normalise, pixels
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder, patchify, unpatchify
-from scaling.options import BaselineOptions, DinoV2Options, MaeOptions
+from scaling.options import (
+    BaselineOptions,
+    DinoV2Options,
+    IJepaOptions,
+    LabelHead,
+    LabelSet,
+    LeJepaOptions,
+    MaeOptions,
+    MocoV3Options,
+    Options,
+    SimClrOptions,
+    SupervisedOptions,
+)
+from scaling.parallel import Draws
 from scaling.pictures import LABEL, SYNTHETIC, picture, sheet
 
 CPU = torch.device("cpu")
 SHAPE = Shape(width=32, depth=2, heads=2, image_size=16, patch_size=4, channels=1)
 SMALL = DinoV2Options(prototypes=16, head_hidden=16, head_bottleneck=8, n_local=1)
+LABELS = LabelSet(identity="0" * 64, heads=(LabelHead(task="grade", kind="multi-class", n_classes=3),))
+ATTENTIVE: dict[str, tuple[type, Options]] = {
+    "dinov2": (DINOv2, SMALL),
+    "simclr": (SimCLR, SimClrOptions(projector_hidden=16, projector_width=8)),
+    "mocov3": (MoCoV3, MocoV3Options(head_hidden=16, head_width=8)),
+    "ijepa": (IJEPA, IJepaOptions()),
+    "lejepa": (LeJEPA, LeJepaOptions(projector_hidden=16, projector_width=8, n_slices=32, n_local=1)),
+    "supervised by the class token": (Supervised, SupervisedOptions(labels=LABELS, pool="cls")),
+    "supervised by both": (Supervised, SupervisedOptions(labels=LABELS)),
+}
+PATCHES_ALONE: dict[str, tuple[type, Options]] = {
+    "dinov2 without DINO and KoLeo": (DINOv2, SMALL.model_copy(update={"dino_weight": 0.0, "koleo_weight": 0.0})),
+    "supervised by the patches": (Supervised, SupervisedOptions(labels=LABELS, pool="mean")),
+}
 
 
 @pytest.fixture
@@ -101,17 +133,56 @@ def test_a_heat_map_has_a_square_for_each_patch() -> None:
     ]
 
 
-def test_dinov2_shows_each_head_of_the_teacher(images: Tensor) -> None:
-    model = DINOv2(SHAPE, SMALL).eval()
+@pytest.mark.parametrize("case", ATTENTIVE)
+def test_an_attention_picture_shows_each_head_of_the_encoder_that_is_probed(case: str, images: Tensor) -> None:
+    algorithm, options = ATTENTIVE[case]
+    model = algorithm(SHAPE, options).eval()
     with torch.no_grad():
+        for weights in model.probed.parameters():  # a teacher that no longer is its student
+            weights.mul_(1.1)
         rows = model.picture(images).rows
-        shares = model.teacher["encoder"].class_attention(normalise(images))
+        shares = model.probed.class_attention(normalise(images))
     assert list(rows) == ["image", "mean of heads", "head 1", "head 2"]
     assert torch.equal(rows["head 2"], heat_map(shares[:, 1], 4))
 
 
+def gradient_of_class_tokens(model: torch.nn.Module, images: Tensor) -> float:
+    """Largest value of the objective's gradient by the class tokens that the trained encoder gives."""
+    given: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: object, tokens: Tensor) -> None:
+        if tokens.requires_grad:  # not those of a look without gradients
+            tokens.retain_grad()
+            given.append(tokens)
+
+    model.get_submodule("encoder").register_forward_hook(keep)
+    if isinstance(model, Supervised):
+        model.tell(torch.tensor([[0, 1], [0, 2], [0, 0]]))
+    loss, _ = model.loss(images, progress=0.5, draws=Draws(torch.Generator().manual_seed(0)))  # type: ignore[operator]
+    loss.backward()
+    gradients = [tokens.grad for tokens in given if tokens.grad is not None]
+    assert any(gradient.any() for gradient in gradients)  # of patches, if of nothing else
+    return max(float(gradient[:, 0].abs().max()) for gradient in gradients)
+
+
+@pytest.mark.parametrize("case", ATTENTIVE | PATCHES_ALONE)
+def test_only_a_class_token_that_the_objective_trains_is_shown(case: str, images: Tensor) -> None:
+    torch.manual_seed(0)
+    algorithm, options = (ATTENTIVE | PATCHES_ALONE)[case]
+    model = algorithm(SHAPE, options)
+    assert (gradient_of_class_tokens(model, images) > 0) == (case in ATTENTIVE)
+    with torch.no_grad():
+        assert (model.picture(images) is not None) == (case in ATTENTIVE)
+
+
+def test_ijepas_picture_says_that_its_class_token_has_no_target(images: Tensor) -> None:
+    with torch.no_grad():
+        shown = IJEPA(SHAPE, IJepaOptions()).picture(images)
+    assert "It has no target of its own" in shown.caption
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("algorithm", "options"), [(MAE, MaeOptions()), (DINOv2, SMALL)])
+@pytest.mark.parametrize(("algorithm", "options"), [(MAE, MaeOptions()), *ATTENTIVE.values()], ids=["mae", *ATTENTIVE])
 def test_a_picture_changes_neither_model_nor_generators(
     algorithm: type, options: object, precision: str, images: Tensor
 ) -> None:
@@ -131,9 +202,10 @@ def test_a_picture_changes_neither_model_nor_generators(
 
 
 def test_what_shows_nothing_has_no_picture(images: Tensor) -> None:
-    model = Random(SHAPE, BaselineOptions())
-    assert not isinstance(model, Pictured)
-    assert picture(model, images.numpy(), device=CPU, context=contextlib.nullcontext, synthetic=False) is None
+    untrained = Random(SHAPE, BaselineOptions())
+    assert not isinstance(untrained, Pictured)
+    for model in (untrained, *(algorithm(SHAPE, options) for algorithm, options in PATCHES_ALONE.values())):
+        assert picture(model, images.numpy(), device=CPU, context=contextlib.nullcontext, synthetic=False) is None
 
 
 def test_synthetic_images_are_called_so_in_a_line_of_their_own(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
