@@ -9,15 +9,15 @@ import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
-from scaling.algorithms.closed_forms import Cost
+from scaling.algorithms.closed_forms import Cost, paper_axis
 from scaling.calibration import Calibration, image_bytes, shape_key
 from scaling.catalog import ALGORITHMS
 from scaling.grid import RunSpec
-from scaling.models.shape import Shape
+from scaling.models.shape import Shape, embedding_params
 from scaling.options import Options
 
 CUDA_CONTEXT = 600 * 2**20
@@ -31,6 +31,17 @@ CHECKPOINT_BYTES = 12
 """Per trained parameter: weight and two moments."""
 
 
+class Counts(TypedDict):
+    """What a run is counted by, under the names of the observation table."""
+
+    n_params: int
+    n_params_heads: int
+    n_params_total: int
+    n_params_non_embedding: int
+    paper_axis: int
+    flops_per_image: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunCost:
     n_params_by_part: Mapping[str, int]
@@ -41,10 +52,35 @@ class RunCost:
     """Activations kept for the backward pass."""
     n_params_held: int = 0
     """Parameters in memory that no optimiser moves."""
+    n_params_embedding: int = 0
+    """Of the encoder's: patch projection and class token."""
+    paper_axis: int = 0
+    """As `closed_forms.paper_axis`."""
 
     @property
     def n_params(self) -> int:
         return self.n_params_by_part["encoder"]
+
+    @property
+    def n_params_heads(self) -> int:
+        """Trained outside the encoder: parts below zero are what is frozen of it."""
+        return sum(n for part, n in self.n_params_by_part.items() if part != "encoder" and n > 0)
+
+    @property
+    def n_params_non_embedding(self) -> int:
+        """Of the encoder: blocks and last norm."""
+        return self.n_params - self.n_params_embedding
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(
+            n_params=self.n_params,
+            n_params_heads=self.n_params_heads,
+            n_params_total=self.n_params_total,
+            n_params_non_embedding=self.n_params_non_embedding,
+            paper_axis=self.paper_axis,
+            flops_per_image=self.flops_per_image,
+        )
 
     @property
     def n_params_total(self) -> int:
@@ -74,13 +110,16 @@ def shape_of(spec: RunSpec) -> Shape:
 
 
 def cost_of(spec: RunSpec) -> RunCost:
-    cost = _cost_at(spec.algorithm, shape_of(spec), spec.options)
+    shape = shape_of(spec)
+    cost = _cost_at(spec.algorithm, shape, spec.options)
     return RunCost(
         n_params_by_part=cost.n_params,
         flops_per_image=cost.flops_per_image,
         train_flops=cost.flops_per_image * spec.n_steps * spec.batch_size,
         values_per_image=cost.values_per_image,
         n_params_held=cost.n_params_held,
+        n_params_embedding=embedding_params(shape),
+        paper_axis=paper_axis(shape),
     )
 
 

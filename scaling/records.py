@@ -27,11 +27,19 @@ COLUMNS: dict[str, str] = {
     "n_images": "unique pretraining images",
     "seed": "seed of initialisation, data order and augmentation",
     "holdout": "true | false: whether the run is left out of every fit, to hold predictions against it",
+    "recipe": "name of the options that the run started from; empty for the algorithm's defaults",
+    "settings": "name=value;... of the options in which the table's runs of the algorithm differ, by tuning or by size",
+    "peak_lr": "highest learning rate of the run, after the rule for its batch size",
     "n_params": "trainable parameters of the encoder (frozen position table not counted)",
-    "n_params_total": "trainable parameters with decoder or heads",
+    "n_params_heads": "trainable parameters outside the encoder: decoder, predictor, heads, mask token",
+    "n_params_total": "trainable parameters with decoder or heads, without what is frozen of the encoder",
+    "n_params_non_embedding": "n_params without patch projection and class token: blocks and last norm",
+    "paper_axis": "trainable parameters of MAE with the paper's decoder at this width and depth, 224/16, 3 channels",
     "images_seen": "images consumed by training (epochs x unique)",
+    "flops_per_image": "floating-point operations of a training step over its batch, multiply-add = 2",
     "train_flops": "floating-point operations of the whole pretraining, multiply-add = 2",
     "train_seconds": "wall seconds of pretraining, all attempts",
+    "gpu_seconds": "train_seconds times the GPUs, or the share of one, that the run held; 0 on a CPU",
     "train_loss": "mean pretraining loss over the last tenth of the run, nats or the objective's own unit",
     "task": "downstream data set",
     "modality": "imaging modality of the task",
@@ -82,6 +90,25 @@ TUNING_COLUMNS: dict[str, str] = {
 }
 """Tuning table: one row per trial and one per algorithm and model of the grid."""
 
+ONLINE = "probe_auc/"
+"""Begins the name of a task's online read-out among a run's logged values."""
+
+TRAJECTORY_COLUMNS: dict[str, str] = {
+    "run": "fingerprint of the run's pretraining, 12 hex digits",
+    "model": "encoder size, a name of the ladder",
+    "algorithm": "SSL objective",
+    "mixture": "name of the modality weights of the pretraining images",
+    "n_images": "unique pretraining images",
+    "seed": "seed of initialisation, data order and augmentation",
+    "n_params": "trainable parameters of the encoder",
+    "images_seen": "images consumed by training up to this point",
+    "progress": "images_seen over those of the whole run, 0-1",
+    "task": "downstream data set of the read-out; empty in rows of the loss",
+    "auc": "area under the ROC curve of the online read-out, ridge regression judged on validation images, 0-1",
+    "loss": "pretraining loss, mean of the steps logged since the row before, nats or the objective's own unit",
+}
+"""Table of trajectories: one row per run x point x task with its auc, and one per run x point with its loss."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
@@ -117,6 +144,16 @@ class RunRecord:
     train_loss: float | None
     n_params_by_part: dict[str, int] = field(default_factory=dict)
     """Trainable parameters by part; the parts sum to `n_params_total`."""
+    n_params_heads: int | None = None
+    """Trainable outside the encoder. This and what follows is None in records from before it was written down."""
+    n_params_non_embedding: int | None = None
+    paper_axis: int | None = None
+    flops_per_image: float | None = None
+    gpu_seconds: float | None = None
+    """0 on a CPU."""
+    peak_lr: float | None = None
+    """None for what does not train, too."""
+    recipe: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     """Host, device, precision, versions, commit: provenance, not identity."""
     reason: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -22,27 +23,46 @@ from scaling.plan import Plan, PlannedRun, source_of
 from scaling.pretraining import Pretraining
 from scaling.records import COLUMNS, TUNING_COLUMNS, UNSOUND, ProbeResult, RunRecord
 from scaling.rundir import read_json, write_json, write_whole
+from scaling.settings import differences, peak_lr, recipe
 
 VERSIONS = ("numpy", "scipy", "torch", "timm", "scikit-learn", "ray", "mlflow")
 
 
 def observations(plan: Plan) -> pd.DataFrame:
     """One row per run x task x probe of the finished runs and of those that failed; `COLUMNS` says what each is."""
-    rows = [row for run in plan.runs for row in _rows(run)]
+    set_apart = _settings(plan)
+    rows = [row for run in plan.runs for row in _rows(run, set_apart[run.dir.run])]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _rows(run: PlannedRun) -> Iterator[dict[str, Any]]:
+def _settings(plan: Plan) -> dict[str, str]:
+    """By run, what sets it apart from the sweep's other runs of its algorithm."""
+    of = defaultdict[str, list[PlannedRun]](list)
+    for run in plan.runs:
+        of[run.point.algorithm].append(run)
+    alike = [(runs, differences([run.spec.options for run in runs])) for runs in of.values()]
+    return {run.dir.run: text for runs, texts in alike for run, text in zip(runs, texts, strict=True)}
+
+
+def _rows(run: PlannedRun, set_apart: str) -> Iterator[dict[str, Any]]:
     """Nothing while a run is under way: half its tasks would leave only those to compare all runs on."""
     record, failure = run.dir.record(), run.dir.failure()
     if failure is None and not run.done:
         return
-    common = {"run": run.dir.run, **vars(run.point), "holdout": run.holdout, "shares": _shares(run.n_by_modality)}
+    common = {
+        "run": run.dir.run,
+        **vars(run.point),
+        "holdout": run.holdout,
+        "shares": _shares(run.n_by_modality),
+        "recipe": recipe(run.spec.options),
+        "settings": set_apart,
+        "peak_lr": peak_lr(run.spec),
+    }
     if record is None:
         if failure is not None:
             yield {**common, "status": "failed", "reason": failure["error"]}
         return
-    common |= _record_columns(record)
+    common = {**run.cost.counts, **_record_columns(record), **common}
     results = [result for f in run.tasks for result in run.dir.probes(f) or []]
     if record.status in UNSOUND or not results:
         reason = record.reason or (failure["error"] if failure else "not probed yet")
@@ -58,7 +78,9 @@ def _shares(n_by_modality: Mapping[str, int]) -> str:
 
 
 def _record_columns(record: RunRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
+    """Without what an older record does not say: all counts but GPU-seconds follow from what the run is."""
+    values = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _probe_columns(result: ProbeResult) -> dict[str, Any]:

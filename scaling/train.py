@@ -65,6 +65,8 @@ class Trained:
     images_seen: int
     seconds: float
     """Of training in all attempts, without set-up."""
+    gpu_seconds: float = 0.0
+    """The same times the GPUs that each attempt held."""
     train_loss: float | None
     kernels: Kernels
 
@@ -112,6 +114,7 @@ class Training:
         *,
         n_micro: int = 1,
         labels: NDArray[np.int64] | None = None,
+        n_gpus: float = 0.0,
     ) -> None:
         self.spec, self.recipe, self.module, self.device, self.kernels = spec, recipe, module, device, kernels
         self.peak_lr = recipe.lr.resolve(spec.batch_size)
@@ -128,6 +131,8 @@ class Training:
         self.n_done = 0
         """Steps."""
         self.seconds = 0.0
+        self.n_gpus, self.before = n_gpus, (0.0, 0.0)
+        """Of this attempt; seconds and GPU-seconds of those before it."""
         self.lr = 0.0
         self.loss = torch.zeros((), device=device)
         self.terms: dict[str, Tensor] = {}
@@ -138,7 +143,13 @@ class Training:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.n_done, self.seconds = state["n_done"], state["seconds"]
+        self.before = self.seconds, state.get("gpu_seconds", self.seconds * self.n_gpus)  # older: as now
         self.tail_sum, self.tail_steps = state["tail_sum"].to(self.device), state["tail_steps"]
+
+    @property
+    def gpu_seconds(self) -> float:
+        seconds, gpu_seconds = self.before
+        return gpu_seconds + (self.seconds - seconds) * self.n_gpus
 
     def state(self) -> dict[str, Any]:
         return {
@@ -146,6 +157,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "n_done": self.n_done,
             "seconds": self.seconds,
+            "gpu_seconds": self.gpu_seconds,
             "tail_sum": self.tail_sum,
             "tail_steps": self.tail_steps,
             "kernels": asdict(self.kernels),
@@ -252,13 +264,15 @@ def pretrain(
     kernels: Kernels | None = None,
     n_micro: int = 1,
     labels: NDArray[np.int64] | None = None,
+    n_gpus: float = 0.0,
     on_step: Callable[[int], None] = lambda step: None,
     follow: Follow | None = None,
 ) -> Trained:
     """Trains from the last checkpoint, or from the start, to the end of the budget, a non-finite loss or a collapse.
 
-    `on_step` hears of every logged step; `follow` is asked by the first rank at some of them. Raises Stopped, with its
-    checkpoint saved, when asked to stop; LeaseLost, having written nothing more, when the run is another attempt's.
+    `n_gpus`: what all ranks hold together, a share where runs share one. `on_step` hears of every logged step; `follow`
+    is asked by the first rank at some of them. Raises Stopped, with its checkpoint saved, when asked to stop;
+    LeaseLost, having written nothing more, when the run is another attempt's.
     """
     path = attempt.path / "checkpoint.pt"
     state = _last_state(attempt, path, device)
@@ -270,7 +284,9 @@ def pretrain(
         _set_aside(attempt, path, "is of another version of this program")
         state = None
     watch = Watch(spec, cast(Algorithm, module).probed, images, device, lambda: autocast(device, kernels.precision))
-    training = Training(spec, spec.options, module, images, device, kernels, n_micro=n_micro, labels=labels)
+    training = Training(
+        spec, spec.options, module, images, device, kernels, n_micro=n_micro, labels=labels, n_gpus=n_gpus
+    )
     if state:
         training.restore(state)
     attempt.keep_metrics_until(training.n_done)
@@ -282,6 +298,7 @@ def pretrain(
         reason=reason,
         images_seen=training.n_done * spec.batch_size,
         seconds=training.seconds,
+        gpu_seconds=training.gpu_seconds,
         train_loss=training.tail_loss(),
         kernels=kernels,
     )

@@ -51,6 +51,7 @@ from scaling.probes.online import SHARE, Online, portion
 from scaling.process import die_with_parent
 from scaling.records import RunRecord
 from scaling.rundir import LeaseLost
+from scaling.settings import peak_lr, recipe
 from scaling.train import Trained, autocast, build, pretrain
 
 PICTURE = "picture.png"
@@ -204,6 +205,7 @@ def _trained_encoder(
             kernels=kernels,
             n_micro=job.n_micro,
             labels=labels,
+            n_gpus=member.size * job.gpu_share if device.type == "cuda" else 0.0,
             on_step=on_step,
             follow=follow,
         )
@@ -252,12 +254,14 @@ def _record(job: Job, run: str, trained: Trained, device: torch.device) -> RunRe
     return RunRecord(
         run=run,
         status=trained.status,
-        n_params=cost.n_params,
-        n_params_total=cost.n_params_total,
+        **cost.counts,
         n_params_by_part=dict(cost.n_params_by_part),
         images_seen=trained.images_seen,
         train_flops=cost.flops_per_image * trained.images_seen,
         train_seconds=round(trained.seconds, 3),
+        gpu_seconds=round(trained.gpu_seconds, 3),
+        peak_lr=peak_lr(job.spec),
+        recipe=recipe(job.spec.options),
         train_loss=trained.train_loss,
         environment={**environment(device, trained.kernels.precision), "attention": trained.kernels.attention},
         reason=trained.reason,

@@ -5,10 +5,11 @@ The contract tests count the same with torch: parameters to the last one, FLOPs 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scaling.errors import Problem, SpecError
@@ -75,6 +76,19 @@ def mae(shape: Shape, options: MaeOptions) -> Cost:
         flops_per_image=3 * forward,
         values_per_image=encoder_values(shape, kept) + depth * block_values(n + 1, width) + 3 * n * p,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def paper_axis(shape: Shape) -> int:
+    """Trainable parameters of MAE at the shape's width and depth with the paper's decoder, at 224/16 and 3 channels.
+
+    The model size of the reference study's laws, whatever the algorithm (BioVFM-21M, arXiv 2505.09329; in
+    BioVFM@d988462:analysis/analyze_results.ipynb 31.2, 47.4, 111.66 and 329.24 million); 0 without an encoder.
+    """
+    if not shape.width:
+        return 0
+    there = replace(shape, image_size=224, patch_size=16, channels=3)
+    return sum(mae(there, MaeOptions(decoder="paper")).n_params.values())
 
 
 def global_size(shape: Shape, options: DinoV2Options | LeJepaOptions) -> int:

@@ -28,7 +28,12 @@ class Shape:
 def n_params(shape: Shape) -> int:
     """Trainable parameters of the encoder: patch projection, class token, blocks, last norm."""
     d = shape.width
-    return (shape.patch_values + 1) * d + d + shape.depth * block_params(d) + 2 * d
+    return embedding_params(shape) + shape.depth * block_params(d) + 2 * d
+
+
+def embedding_params(shape: Shape) -> int:
+    """What of `n_params` makes tokens of pixels: patch projection with its bias, class token; positions are frozen."""
+    return (shape.patch_values + 1) * shape.width + shape.width
 
 
 def block_params(width: int) -> int:

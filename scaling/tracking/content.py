@@ -13,9 +13,11 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT, MLFLOW_USER
 
+from scaling.cost import Counts
 from scaling.plan import Plan, PlannedRun
 from scaling.records import ProbeResult
 from scaling.rundir import RunDir, read_json
+from scaling.settings import peak_lr
 
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100
 PARAM_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 6000, 5000, 36
@@ -26,7 +28,15 @@ SYSTEM = "system/"
 """Prefix that MLflow shows on a page of its own; the worker writes it."""
 NAMED = (SYSTEM, "health/", "probe_auc/")
 """Prefixes that the worker writes itself; what has none of them is of the training step."""
-TOTALS = ("n_params", "n_params_total", "train_flops", "train_seconds", "images_seen", "train_loss")
+TOTALS = (
+    *Counts.__annotations__,
+    "images_seen",
+    "train_flops",
+    "train_seconds",
+    "gpu_seconds",
+    "peak_lr",
+    "train_loss",
+)
 READ_OUTS = ("auc", "auc_se", "accuracy", "accuracy_se")
 
 
@@ -36,9 +46,8 @@ READ_OUTS = ("auc", "auc_se", "accuracy", "accuracy_se")
 def params(run: PlannedRun) -> dict[str, str]:
     values = {
         **run.spec.model_dump(mode="json"),
-        "n_params": run.cost.n_params,
-        "n_params_total": run.cost.n_params_total,
-        "flops_per_image": run.cost.flops_per_image,
+        **run.cost.counts,
+        "peak_lr": peak_lr(run.spec),
         "train_flops": run.cost.train_flops,
         "n_by_modality": dict(run.n_by_modality),
     }
