@@ -58,8 +58,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay_end": 0.1,
     },
 }
-"""What differs from the defaults, for both implementations: medical28.yaml's but for the sizes of the head, the local
-crops and DINOv2's learning rate, which is the reference's rule here, 1e-3 for batches of 64."""
+"""What differs from the defaults, for both implementations: medical28.yaml's but for the sizes of the head and the
+local crops. DINOv2's learning rate is the reference's rule, 1e-3 for batches of 64."""
 LARGEST = {"train": 1000, "val": 500, "test": 1000}
 """Images of a task's split that are read out, the same for all."""
 Job = tuple[str, Implementation, int]
