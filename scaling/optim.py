@@ -4,22 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
-from scaling.options import Recipe
+from scaling.options import DinoV2Options, Recipe
+
+BLOCKS = "encoder.vit.blocks."
+STEM = ("encoder.vit.patch_embed.", "encoder.vit.cls_token", "mask_token")
+"""What makes an encoder's tokens; parameters by the first letters of their names."""
 
 
 def adamw(module: nn.Module, recipe: Recipe, *, lr: float, device: torch.device) -> torch.optim.AdamW:
-    """Two groups: weight matrices decay; biases, norms and tokens do not (MAE and DINOv2 alike)."""
+    """Weight matrices decay; biases, norms, scales and tokens do not (MAE and DINOv2 alike).
+
+    Two groups, and two more for each factor of the learning rate other than 1.
+    """
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    decays = [p for name, p in trained if p.squeeze().ndim >= 2 and not name.endswith("token")]
-    rest = [p for name, p in trained if p.squeeze().ndim < 2 or name.endswith("token")]
-    groups = [{"params": decays, "decays": True}, {"params": rest, "decays": False, "weight_decay": 0.0}]
+    depth = len({name.split(".")[3] for name, _ in trained if name.startswith(BLOCKS)})
+    members: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+    for name, p in trained:
+        decays = p.squeeze().ndim >= 2 and not name.endswith("token")
+        members.setdefault((decays, lr_factor(name, depth, recipe)), []).append(p)
+    groups: list[dict[str, Any]] = [
+        {"params": found, "decays": decays, "lr_factor": factor, **({} if decays else {"weight_decay": 0.0})}
+        for (decays, factor), found in members.items()
+    ]
     return torch.optim.AdamW(
         groups, lr=lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=device.type in ("cpu", "cuda")
     )
+
+
+def lr_factor(name: str, depth: int, recipe: Recipe) -> float:
+    """What a parameter's learning rate is multiplied by, of an encoder of so many blocks.
+
+    layer_decay ** (depth - i) in block i, one power more before the blocks, none behind them; dinov2@b8931f7:
+    dinov2/utils/param_groups.py.
+    """
+    if not isinstance(recipe, DinoV2Options):
+        return 1.0
+    if name.startswith(BLOCKS):
+        return recipe.layer_decay ** (depth - int(name.split(".")[3]))
+    if name.startswith(STEM):
+        return recipe.layer_decay ** (depth + 1) * (recipe.patch_lr if name.startswith(STEM[0]) else 1.0)
+    return 1.0
 
 
 def learning_rate(recipe: Recipe, progress: float, peak: float) -> float:
@@ -37,10 +66,10 @@ def weight_decay(recipe: Recipe, progress: float) -> float:
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float, peak: float) -> float:
-    """Sets this step's learning rate and decay; returns the learning rate."""
+    """Sets this step's learning rates and decay; returns the learning rate of a factor of 1."""
     lr = learning_rate(recipe, progress, peak)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)  # checkpoints from before there were factors have none
         if group["decays"]:
             group["weight_decay"] = weight_decay(recipe, progress)
     return lr

@@ -5,7 +5,7 @@ Row 1. Kept away from the code that uses them, because reading a sweep must not 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,6 +16,12 @@ BY_TYPE = Discriminator(lambda value: "<text>" if isinstance(value, str) else "<
 """Of two branches, one text: only the errors of the branch that was meant are shown."""
 Text = Tag("<text>")
 Other = Tag("<other>")
+
+
+def later(default: Any) -> Any:
+    """Field of an option that came later: written out only where it is not at its default, so that the fingerprints of
+    runs from before it still hold."""
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 class Options(BaseModel):
@@ -43,6 +49,8 @@ class LearningRate(Options):
 class Recipe(Options):
     """AdamW with linear warm-up and cosine decay. Schedules are fractions of the run, so all data sizes share them."""
 
+    recipe: str | None = later(None)
+    """A name of `recipes.py`: its values for the run stand for the defaults of what is not given beside it."""
     lr: LearningRate
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """At the start; not applied to biases, norms and tokens."""
@@ -95,11 +103,8 @@ class DinoV2Options(Recipe):
     """Outputs of the head."""
     head_hidden: int = Field(default=2048, ge=1)
     head_bottleneck: int = Field(default=256, ge=1)
-    ibot_head: Annotated[Annotated[Literal["tied"], Text] | Annotated[IbotHead, Other], BY_TYPE] = Field(
-        default="tied", exclude_if=lambda head: head == "tied"
-    )
-    """tied: iBOT uses DINO's head, as in the reference default; else the sizes of a head of its own. Written out only
-    then, so that the fingerprints of runs from before there was a choice still hold."""
+    ibot_head: Annotated[Annotated[Literal["tied"], Text] | Annotated[IbotHead, Other], BY_TYPE] = later("tied")
+    """tied: iBOT uses DINO's head, as in the reference default; else the sizes of a head of its own."""
     n_local: int = Field(default=8, ge=0)
     """Small crops per image, beside the two global ones; DINO alone uses them."""
     global_size: int | None = Field(default=None, gt=0)
@@ -120,11 +125,21 @@ class DinoV2Options(Recipe):
     centering: Literal["mean", "sinkhorn"] = "mean"
     student_temp: Positive = 0.1
     teacher_temp: tuple[Positive, Positive] = (0.04, 0.07)
-    """Start and end of the linear warm-up over the first 30 % of the run."""
+    """Start and end of its linear warm-up."""
+    teacher_temp_warmup: Fraction = later(0.3)
+    """Share of the run in which the teacher's temperature rises (30 of 100 epochs in the reference)."""
     ema: tuple[Fraction, Fraction] = (0.992, 1.0)
     """Teacher momentum, from the first value to the second by a cosine."""
     freeze_last_layer: Fraction = 0.01
     """Share of the run in which the prototypes do not move (1 of 100 epochs in the reference)."""
+    drop_path_rule: Literal["linear", "uniform"] = later("linear")
+    """linear: from 0 in the first block to `drop_path` in the last, as timm; uniform: the same in all."""
+    layer_scale: Positive | None = later(None)
+    """Start of the learned factors of what attention and MLP add, one a channel; null has none."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = later(1.0)
+    """A block learns at this share of the next one's rate, the last at this share of the peak; heads at the peak."""
+    patch_lr: Positive = later(1.0)
+    """Factor of the patch projection's learning rate, beside `layer_decay`."""
 
     @model_validator(mode="after")
     def _trains(self) -> DinoV2Options:

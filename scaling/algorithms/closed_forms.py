@@ -21,6 +21,8 @@ from scaling.models.shape import (
     encoder_flops,
     encoder_values,
     n_params,
+    scale_params,
+    scale_values,
 )
 from scaling.options import (
     BaselineOptions,
@@ -119,7 +121,8 @@ def dinov2(shape: Shape, options: DinoV2Options) -> Cost:
     n_global, n_small = (global_size(shape, o) // p) ** 2, (local_size(shape, o) // p) ** 2
     cls = 2 if o.dino_weight else 0
     masked = 2 * o.mask_probability * sum(o.mask_range) / 2 * n_global if o.ibot_weight else 0
-    n_params_of, heads, kept = {"encoder": n_params(shape)}, 0.0, 0.0
+    scaled = o.layer_scale is not None
+    n_params_of, heads, kept = {"encoder": n_params(shape) + (scale_params(shape) if scaled else 0)}, 0.0, 0.0
     for name, (h, b, prototypes) in head_sizes(o).items():
         serves_ibot = name == "ibot_head" or o.ibot_head == "tied"
         teacher = (cls if name == "head" else 0) + (masked if serves_ibot else 0)
@@ -134,6 +137,8 @@ def dinov2(shape: Shape, options: DinoV2Options) -> Cost:
         n_params_of["mask_token"] = shape.width
     encoded = 2 * encoder_flops(shape, n_global)
     seen = 2 * encoder_values(shape, n_global) + n_local(o) * encoder_values(shape, n_small)
+    if scaled:
+        seen += 2 * scale_values(shape, n_global) + n_local(o) * scale_values(shape, n_small)
     return Cost(
         n_params=n_params_of,
         flops_per_image=3 * (encoded + n_local(o) * encoder_flops(shape, n_small)) + encoded + heads,

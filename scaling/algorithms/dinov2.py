@@ -32,9 +32,6 @@ from scaling.models.vit import Encoder
 from scaling.options import DinoV2Options
 from scaling.parallel import Draws
 
-WARMUP_TEACHER_TEMP = 0.3
-"""Share of the run, 30 of 100 epochs in the reference."""
-
 
 def masked_counts(n_crops: int, n_patches: int, options: DinoV2Options) -> list[int]:
     """Masked patches of each global crop before shuffling: fixed, so that every whole batch has the same shapes."""
@@ -90,12 +87,14 @@ class DINOv2(nn.Module):
         super().__init__()
         self.options = options
         self.shape = shape
-        self.encoder = Encoder(shape, drop_path=options.drop_path)
+        uniform, layer_scale = options.drop_path_rule == "uniform", options.layer_scale
+        self.encoder = Encoder(shape, drop_path=options.drop_path, uniform=uniform, layer_scale=layer_scale)
         for name, sizes in head_sizes(options).items():
             self.add_module(name, Head(shape.width, *sizes))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, shape.width)) if options.ibot_weight else None
         heads = {name: self.get_submodule(name) for name in head_sizes(options)}
-        self.teacher: nn.ModuleDict = copy.deepcopy(nn.ModuleDict({"encoder": Encoder(shape), **heads}))
+        whole = Encoder(shape, layer_scale=layer_scale)
+        self.teacher: nn.ModuleDict = copy.deepcopy(nn.ModuleDict({"encoder": whole, **heads}))
         self.teacher["encoder"].load_state_dict(self.encoder.state_dict())
         self.teacher.requires_grad_(False)
         self.probed = self.teacher["encoder"]
@@ -209,7 +208,8 @@ class DINOv2(nn.Module):
     def temperature(self, progress: float) -> float:
         """The teacher's."""
         start, end = self.options.teacher_temp
-        return start + (end - start) * min(1.0, progress / WARMUP_TEACHER_TEMP)
+        warmup = self.options.teacher_temp_warmup
+        return start + (end - start) * (min(1.0, progress / warmup) if warmup else 1.0)
 
     def koleo(self, cls_G: Tensor, draws: Draws) -> Tensor:
         """Of both crops over all images of the step, as a mean over those here."""

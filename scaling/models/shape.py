@@ -41,6 +41,11 @@ def block_params(width: int) -> int:
     return 12 * width**2 + 13 * width
 
 
+def scale_params(shape: Shape) -> int:
+    """Beside `n_params`, of an encoder with LayerScale: a factor a channel behind attention and MLP of each block."""
+    return 2 * shape.width * shape.depth
+
+
 def block_flops(tokens: int, width: int) -> float:
     """Forward FLOPs of one block for one image, multiply-add = 2: projections and MLP 24 T D^2, attention 4 T^2 D."""
     return 24 * tokens * width**2 + 4 * tokens**2 * width
@@ -64,3 +69,8 @@ def encoder_flops(shape: Shape, tokens: int) -> float:
 def encoder_values(shape: Shape, tokens: int) -> float:
     """Values the encoder keeps for its backward pass, for one image of so many patches, class token added."""
     return tokens * shape.patch_values + shape.depth * block_values(tokens + 1, shape.width)
+
+
+def scale_values(shape: Shape, tokens: int) -> float:
+    """Beside `encoder_values`, of an encoder with LayerScale: what it multiplies, 2 D a token and block."""
+    return 2.0 * (tokens + 1) * shape.width * shape.depth

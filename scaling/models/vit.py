@@ -38,7 +38,10 @@ class DropPath(nn.Module):
 class Encoder(nn.Module):
     """timm's VisionTransformer with three ways in: all patches, some kept, some masked."""
 
-    def __init__(self, shape: Shape, *, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, shape: Shape, *, drop_path: float = 0.0, uniform: bool = False, layer_scale: float | None = None
+    ) -> None:
+        """`drop_path` is the last block's, and with `uniform` every block's; `layer_scale` as DINOv2's option."""
         super().__init__()
         self.shape = shape
         self.vit = VisionTransformer(
@@ -51,10 +54,14 @@ class Encoder(nn.Module):
             num_heads=shape.heads,
             global_pool="",
             drop_path_rate=drop_path,
+            init_values=layer_scale,
         )
         for block in self.vit.blocks:
             for name in ("drop_path1", "drop_path2"):
-                if isinstance(theirs := getattr(block, name), TimmDropPath):
+                theirs = getattr(block, name)
+                if uniform and drop_path:
+                    setattr(block, name, DropPath(drop_path))
+                elif isinstance(theirs, TimmDropPath):
                     setattr(block, name, DropPath(theirs.drop_prob))
         self.vit.pos_embed.requires_grad_(False)
         grid = shape.image_size // shape.patch_size
@@ -137,8 +144,8 @@ def at_last(block: Block, tokens_BTD: Tensor, m: int) -> Tensor:
         seen = F.scaled_dot_product_attention(q, k, v)
     else:
         seen = (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    tail = tokens_BTD[:, -m:] + attention.proj(seen.transpose(1, 2).flatten(2))
-    after: Tensor = tail + block.mlp(block.norm2(tail))
+    tail = tokens_BTD[:, -m:] + block.ls1(attention.proj(seen.transpose(1, 2).flatten(2)))
+    after: Tensor = tail + block.ls2(block.mlp(block.norm2(tail)))
     return after
 
 

@@ -23,7 +23,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from scaling.algorithms.closed_forms import decoder_size
-from scaling.algorithms.dinov2 import WARMUP_TEACHER_TEMP, DINOv2
+from scaling.algorithms.dinov2 import DINOv2
 from scaling.data.source import Images
 from scaling.data.views import MEAN, STD, normalise
 from scaling.models.shape import Shape
@@ -143,7 +143,7 @@ class LightlyDino(nn.Module):
     def loss(self, views: list[Tensor], progress: float) -> Tensor:
         o, crops_G, crops_L = self.options, torch.cat(views[:2]), torch.cat(views[2:])
         start, end = o.teacher_temp
-        temperature = start + (end - start) * min(1.0, progress / WARMUP_TEACHER_TEMP)
+        temperature = start + (end - start) * min(1.0, progress / o.teacher_temp_warmup)
         # A block has at least 4 patches by default, which no crop of 25 patches with a tenth of them masked can have.
         blocks = utils.random_block_mask(
             (len(crops_G), self.mask_grid, self.mask_grid),

@@ -22,7 +22,7 @@ from scaling.algorithms.supervised import Supervised
 from scaling.catalog import ALGORITHMS
 from scaling.data.views import normalise
 from scaling.models.shape import Shape, n_params
-from scaling.models.vit import at_last, patchify, use_fused_attention
+from scaling.models.vit import DropPath, Encoder, at_last, patchify, use_fused_attention
 from scaling.optim import adamw
 from scaling.options import DinoOptions, DinoV2Options, IbotOptions, MaeOptions
 from scaling.parallel import Draws, Part
@@ -60,8 +60,9 @@ SWITCHED: list[dict[str, Any]] = [
     {"ibot_weight": 0.0, "koleo_weight": 0.0, "centering": "sinkhorn"},
     {"ibot_head": SEPARATE},
     {"ibot_head": SEPARATE, "centering": "sinkhorn"},
+    {"layer_scale": 0.5},
 ]
-"""Ways to leave terms of DINOv2 out, and heads of their own for those that stay."""
+"""Ways to leave terms of DINOv2 out, heads of their own for those that stay, and blocks whose outputs are scaled."""
 IN_PARTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in TRAINED),
     ("dinov2", {"centering": "sinkhorn", "koleo_weight": 1.0}),
@@ -402,6 +403,12 @@ def test_the_decoders_last_block_on_masked_patches_alone_is_the_block_on_all(fus
     torch.testing.assert_close(tail.grad, whole.grad, rtol=1e-4, atol=1e-4)  # fp32 sums in another order
 
 
+def test_a_block_on_its_last_tokens_alone_scales_what_it_adds() -> None:
+    block = Encoder(TINY, layer_scale=0.5).vit.blocks[0]
+    tokens = torch.randn(8, 17, 32, generator=generator(3))
+    torch.testing.assert_close(at_last(block, tokens, 12), block(tokens)[:, -12:])
+
+
 def test_mae_predicts_without_having_seen_the_masked_patches() -> None:
     module, images = build("mae"), normalise(images_of(TINY))
     order = torch.rand(8, 16, generator=generator(3)).argsort(dim=1)
@@ -508,6 +515,27 @@ def test_the_teacher_starts_as_the_student_and_gets_no_gradient() -> None:
             assert mine.data_ptr() != theirs.data_ptr()
     loss_of(module, images_of(TINY)).backward()
     assert all(p.grad is None and not p.requires_grad for p in module.teacher.parameters())
+
+
+def test_the_teacher_scales_its_blocks_as_the_student_and_drops_none() -> None:
+    module = build("dinov2", layer_scale=0.25, drop_path=0.5, drop_path_rule="uniform")
+    scales = [gamma for name, gamma in module.teacher.named_parameters() if name.endswith("gamma")]
+    assert len(scales) == 4
+    assert all((gamma == 0.25).all() for gamma in scales)
+    assert not [m for m in module.teacher.modules() if isinstance(m, DropPath)]
+
+
+@pytest.mark.parametrize(("rule", "rates"), [("linear", [0.2, 0.2, 0.4, 0.4]), ("uniform", [0.4] * 6)])
+def test_blocks_are_dropped_evenly_or_the_later_the_more(rule: str, rates: list[float]) -> None:
+    shape = Shape(width=32, depth=3, heads=2, image_size=16, patch_size=4, channels=1)
+    encoder = build("dinov2", shape, drop_path=0.4, drop_path_rule=rule).encoder
+    assert [m.rate for m in encoder.modules() if isinstance(m, DropPath)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(("warmup", "expected"), [(0.3, 0.05), (0.1, 0.07), (0.0, 0.07)])
+def test_the_teachers_temperature_rises_over_its_warm_up(warmup: float, expected: float) -> None:
+    module = build("dinov2", teacher_temp=(0.04, 0.07), teacher_temp_warmup=warmup)
+    assert module.temperature(0.1) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("progress", "momentum"), [(0.0, 0.992), (0.5, 0.996), (1.0, 1.0)])

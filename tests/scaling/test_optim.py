@@ -14,12 +14,14 @@ from scaling.options import DinoV2Options, LearningRate, MaeOptions, Recipe
 CPU = torch.device("cpu")
 SHAPE = Shape(width=32, depth=2, heads=2, image_size=16, patch_size=4, channels=1)
 
+SMALL = DinoV2Options(prototypes=16, head_hidden=16, head_bottleneck=8)
+
 
 def recipe(**changed: object) -> Recipe:
     return Recipe(**{"lr": LearningRate(base=1.0), **changed})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [MaeOptions(), DinoV2Options(prototypes=16, head_hidden=16, head_bottleneck=8)])
+@pytest.mark.parametrize("options", [MaeOptions(), SMALL])
 def test_weight_matrices_decay_and_biases_norms_and_tokens_do_not(options: Recipe) -> None:
     name = "mae" if isinstance(options, MaeOptions) else "dinov2"
     module = ALGORITHMS[name].load()(SHAPE, options)
@@ -32,6 +34,40 @@ def test_weight_matrices_decay_and_biases_norms_and_tokens_do_not(options: Recip
     assert {"cls_token", "mask_token"} <= {n.split(".")[-1] for n in rest}
     assert all(n.endswith(("bias", "token")) or "norm" in n for n in rest)
     assert sorted(decays + rest) == sorted(n for n, p in module.named_parameters() if p.requires_grad)
+
+
+def test_without_factors_there_are_the_two_groups_that_old_checkpoints_have() -> None:
+    module = ALGORITHMS["dinov2"].load()(SHAPE, SMALL)
+    optimizer = adamw(module, SMALL, lr=1e-3, device=CPU)
+    old = optimizer.state_dict()
+    for group in old["param_groups"]:
+        del group["lr_factor"]  # as a checkpoint has it from before there were factors
+    optimizer.load_state_dict(old)
+    set_schedules(optimizer, SMALL, SMALL.warmup, 2.0)
+    assert [(group["decays"], group["lr"]) for group in optimizer.param_groups] == [(True, 2.0), (False, 2.0)]
+
+
+def test_each_layer_learns_at_its_share_of_the_peak() -> None:
+    """Of two blocks, decay 0.5: the last 1/2, the first 1/4, tokens 1/8, patches 1/8 x 0.2, norm and head 1."""
+    options = SMALL.model_copy(update={"layer_decay": 0.5, "patch_lr": 0.2, "layer_scale": 1e-5})
+    module = ALGORITHMS["dinov2"].load()(SHAPE, options)
+    optimizer = adamw(module, options, lr=1e-3, device=CPU)
+    set_schedules(optimizer, options, options.warmup, 8.0)
+    names = {id(p): n for n, p in module.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates["encoder.vit.blocks.1.attn.qkv.weight"] == pytest.approx(4.0)
+    assert rates["encoder.vit.blocks.0.mlp.fc1.bias"] == rates["encoder.vit.blocks.0.ls1.gamma"] == pytest.approx(2.0)
+    assert rates["encoder.vit.cls_token"] == rates["mask_token"] == pytest.approx(1.0)
+    assert rates["encoder.vit.patch_embed.proj.weight"] == pytest.approx(0.2)
+    assert rates["encoder.vit.norm.weight"] == rates["head.prototypes"] == pytest.approx(8.0)
+    assert len(rates) == sum(p.requires_grad for p in module.parameters())
+
+
+def test_scales_of_layers_do_not_decay() -> None:
+    options = SMALL.model_copy(update={"layer_scale": 1e-5})
+    module = ALGORITHMS["dinov2"].load()(SHAPE, options)
+    _, rest = adamw(module, options, lr=1e-3, device=CPU).param_groups
+    assert {id(block.ls2.gamma) for block in module.encoder.vit.blocks} <= {id(p) for p in rest["params"]}
 
 
 def test_the_groups_have_the_recipes_decay_and_none() -> None:
