@@ -13,7 +13,7 @@ from scaling.algorithms.algorithm import Picture
 from scaling.algorithms.closed_forms import decoder_size, n_kept
 from scaling.data.views import normalise, pixels, random_crop
 from scaling.models.shape import Shape
-from scaling.models.vit import Encoder, at_last, blocks, gather, patchify, position_table, unpatchify
+from scaling.models.vit import Encoder, blocks, gather, patchify, position_table, unpatchify
 from scaling.options import MaeOptions
 from scaling.parallel import Draws
 
@@ -47,7 +47,7 @@ class Decoder(nn.Module):
         first = encoded[:, :1] + self.positions[:, :1]
         patches = torch.cat([encoded[:, 1:], mask_tokens], dim=1) + positions
         tokens = self.blocks[:-1](torch.cat([first, patches], dim=1))
-        predicted: Tensor = self.predict(self.norm(at_last(self.blocks[-1], tokens, m)))
+        predicted: Tensor = self.predict(self.norm(self.blocks[-1](tokens, m)))
         return predicted
 
 

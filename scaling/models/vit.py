@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from timm.layers import DropPath as TimmDropPath
 from timm.layers import set_fused_attn
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scaling.models.block import Block
 from scaling.models.shape import Shape
 from scaling.parallel import Part
 
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
             depth=shape.depth,
             num_heads=shape.heads,
             global_pool="",
+            block_fn=Block,
             drop_path_rate=drop_path,
             init_values=layer_scale,
         )
@@ -127,26 +129,6 @@ class Encoder(nn.Module):
 def blocks(width: int, depth: int, heads: int) -> nn.Sequential:
     """Transformer blocks outside an encoder, such as a decoder's."""
     return nn.Sequential(*(Block(width, heads, mlp_ratio=4, qkv_bias=True) for _ in range(depth)))
-
-
-def at_last(block: Block, tokens_BTD: Tensor, m: int) -> Tensor:
-    """(B, m, D): what the block makes of the last `m` tokens; of the others only keys and values are computed.
-
-    For a block whose other outputs nobody reads: the same numbers at three quarters of the cost where m is 0.75 T.
-    """
-    attention = block.attn
-    d, heads = tokens_BTD.shape[-1], (attention.num_heads, attention.head_dim)
-    normed = block.norm1(tokens_BTD)
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    q = F.linear(normed[:, -m:], weight[:d], bias[:d]).unflatten(-1, heads).transpose(1, 2)
-    k, v = F.linear(normed, weight[d:], bias[d:]).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
-    if attention.fused_attn:
-        seen = F.scaled_dot_product_attention(q, k, v)
-    else:
-        seen = (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    tail = tokens_BTD[:, -m:] + block.ls1(attention.proj(seen.transpose(1, 2).flatten(2)))
-    after: Tensor = tail + block.ls2(block.mlp(block.norm2(tail)))
-    return after
 
 
 def position_table(grid: int, width: int, *, extent: float | None = None) -> Tensor:

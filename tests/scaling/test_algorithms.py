@@ -22,7 +22,7 @@ from scaling.algorithms.supervised import Supervised
 from scaling.catalog import ALGORITHMS
 from scaling.data.views import normalise
 from scaling.models.shape import Shape, n_params
-from scaling.models.vit import DropPath, Encoder, at_last, patchify, use_fused_attention
+from scaling.models.vit import DropPath, Encoder, patchify, use_fused_attention
 from scaling.optim import adamw
 from scaling.options import DinoOptions, DinoV2Options, IbotOptions, MaeOptions
 from scaling.parallel import Draws, Part
@@ -396,7 +396,7 @@ def test_the_decoders_last_block_on_masked_patches_alone_is_the_block_on_all(fus
     tokens = torch.randn(8, 17, 32, generator=generator(3))
     whole, tail = tokens.clone().requires_grad_(), tokens.clone().requires_grad_()
     block = decoder.blocks[-1]
-    expected, found = block(whole)[:, -12:], at_last(block, tail, 12)
+    expected, found = block(whole)[:, -12:], block(tail, 12)
     torch.testing.assert_close(found, expected)
     for out in (expected, found):
         out.square().sum().backward()
@@ -406,7 +406,7 @@ def test_the_decoders_last_block_on_masked_patches_alone_is_the_block_on_all(fus
 def test_a_block_on_its_last_tokens_alone_scales_what_it_adds() -> None:
     block = Encoder(TINY, layer_scale=0.5).vit.blocks[0]
     tokens = torch.randn(8, 17, 32, generator=generator(3))
-    torch.testing.assert_close(at_last(block, tokens, 12), block(tokens)[:, -12:])
+    torch.testing.assert_close(block(tokens, 12), block(tokens)[:, -12:])
 
 
 def test_mae_predicts_without_having_seen_the_masked_patches() -> None:
