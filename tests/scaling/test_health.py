@@ -14,7 +14,6 @@ import torch
 
 from scaling import health, train
 from scaling.attempt import Attempt
-from scaling.catalog import ALGORITHMS
 from scaling.cost import shape_of
 from scaling.data.source import Images
 from scaling.grid import RunSpec
@@ -23,11 +22,11 @@ from scaling.models.vit import Encoder
 from scaling.options import LearningRate
 from scaling.rundir import RunDir
 from scaling.train import Trained, pretrain
+from tests.scaling.tiny import N_STEPS, tiny_spec
 
 CPU = torch.device("cpu")
 INITIAL = Reading(step=0, feature_std=0.5, rankme=6.0)
 HEALTHY, FLAT = {"feature_std": 0.3, "rankme": 4.0}, {"feature_std": 0.001, "rankme": 1.02}
-N_STEPS = 12
 
 
 @pytest.fixture(autouse=True)
@@ -41,28 +40,6 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def images() -> Images:
     return np.random.default_rng(0).integers(0, 256, (20, 1, 16, 16), dtype=np.uint8)
-
-
-def spec_of(algorithm: str = "mae", **options: Any) -> RunSpec:
-    smaller = {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1} if algorithm == "dinov2" else {}
-    return RunSpec(
-        model="none",
-        algorithm=algorithm,
-        mixture="all",
-        n_images=20,
-        seed=0,
-        width=32,
-        depth=2,
-        heads=2,
-        image_size=16,
-        channels=1,
-        patch_size=4,
-        options=ALGORITHMS[algorithm].options(**{**smaller, **options}),
-        images_seen=N_STEPS * 8,
-        batch_size=8,
-        precision="fp32",
-        data_identity="0" * 64,
-    )
 
 
 @pytest.fixture
@@ -178,7 +155,7 @@ def test_measurements_are_as_many_as_wanted_and_the_last_is_at_the_end() -> None
 
 @pytest.mark.parametrize("algorithm", ["mae", "dinov2"])
 def test_a_healthy_run_is_done_and_its_health_logged(algorithm: str, run: Callable[..., Any]) -> None:
-    trained, run_dir = run(spec_of(algorithm))
+    trained, run_dir = run(tiny_spec(algorithm))
     assert (trained.status, trained.reason) == ("done", "")
     found = [reading for line in run_dir.metrics() if (reading := Reading.of_line(line))]
     assert [reading.step for reading in found] == [3, 5, 8, 10, 12]
@@ -197,7 +174,7 @@ PLANTED = {
 def test_a_planted_collapse_ends_the_run_early_with_its_reason(
     algorithm: str, options: dict[str, Any], reason: str, run: Callable[..., Any]
 ) -> None:
-    trained, run_dir = run(spec_of(algorithm, **options))
+    trained, run_dir = run(tiny_spec(algorithm, **options))
     assert trained.status == "collapsed"
     assert reason in trained.reason
     assert 6 <= trained.images_seen // 8 < N_STEPS
@@ -205,7 +182,7 @@ def test_a_planted_collapse_ends_the_run_early_with_its_reason(
 
 
 def test_a_resumed_run_remembers_what_it_measured_and_ends_where_it_would_have(run: Callable[..., Any]) -> None:
-    spec = spec_of("dinov2", teacher_temp=(1e4, 1e4))
+    spec = tiny_spec("dinov2", teacher_temp=(1e4, 1e4))
     whole, whole_dir = run(spec, "whole")
 
     def interrupt(step: int) -> None:
@@ -224,7 +201,7 @@ def test_a_resumed_run_remembers_what_it_measured_and_ends_where_it_would_have(r
 def test_looking_changes_no_bit_of_the_run(
     algorithm: str, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = spec_of(algorithm, drop_path=0.3)
+    spec = tiny_spec(algorithm, drop_path=0.3)
     watched, _ = run(spec, "watched")
     monkeypatch.setattr(train, "_seen_along", lambda *_: {})
     alone, alone_dir = run(spec, "alone")
@@ -248,7 +225,7 @@ def test_a_long_run_is_watched_more_closely_than_a_short_one_for_no_more_than_it
     many = np.repeat(images, 20, axis=0)
     looks = []
     for factor in (1, 10_000):
-        spec = spec_of().model_copy(update={"images_seen": 96 * factor})
+        spec = tiny_spec().model_copy(update={"images_seen": 96 * factor})
         watch = Watch(spec, Encoder(shape_of(spec)), many, CPU, contextlib.nullcontext)
         looks.append((len(watch.images), watch.points))
     assert looks == [(32, 5), (256, 20)]

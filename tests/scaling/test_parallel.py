@@ -24,11 +24,13 @@ from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE, EXIT_STOPPED
 from scaling.grid import RunSpec
 from scaling.models.vit import DropPath
+from scaling.options import LearningRate
 from scaling.parallel import Draws, Member, Part
 from scaling.plan import make_plan, source_of
 from scaling.rundir import RunDir, write_json
 from scaling.train import Trained, pretrain
 from scaling.worker import attempt
+from tests.scaling.tiny import tiny_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -203,37 +205,9 @@ def test_micro_batches_in_bf16_give_the_losses_of_the_whole_batch_but_for_its_ro
 
 
 def small_spec(algorithm: str, **options: Any) -> RunSpec:
-    from scaling.catalog import ALGORITHMS
-
-    smaller: dict[str, Any] = {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1}
-    others: dict[str, dict[str, Any]] = {
-        "mae": {},
-        "simclr": {"projector_hidden": 16, "projector_width": 8},
-        "mocov3": {"head_hidden": 16, "head_width": 8},
-        "ijepa": {},
-        "lejepa": {"projector_hidden": 16, "projector_width": 8, "n_slices": 32, "n_local": 1},
-    }
-    smaller = others.get(algorithm, smaller)
     # Cosines over a temperature of 0.1 and batch norms of eight rows make ten times more of a weight's rounding.
-    peak = 1e-4 if algorithm in BATCH_NORMED else 1e-3
-    return RunSpec(
-        model="none",
-        algorithm=algorithm,
-        mixture="all",
-        n_images=20,
-        seed=0,
-        width=32,
-        depth=2,
-        heads=2,
-        image_size=16,
-        channels=1,
-        patch_size=4,
-        options=ALGORITHMS[algorithm].options(**smaller, **options, lr={"base": peak, "rule": "constant"}),
-        images_seen=8 * N_STEPS,
-        batch_size=8,
-        precision="fp32",
-        data_identity="0" * 64,
-    )
+    peak = LearningRate(base=1e-4 if algorithm in BATCH_NORMED else 1e-3, rule="constant")
+    return tiny_spec(algorithm, images_seen=8 * N_STEPS, lr=peak, **options)
 
 
 # --- ranks ------------------------------------------------------------------------------------------------------

@@ -28,22 +28,11 @@ from scaling.options import LearningRate
 from scaling.records import BASELINES
 from scaling.rundir import LeaseLost, RunDir
 from scaling.train import Trained, batches, build, pretrain, step_seed
+from tests.scaling.tiny import N_STEPS, tiny_spec
 
 CPU = torch.device("cpu")
 PLAIN = Kernels(precision="fp32", attention="plain")
 TRAINED = [name for name in ALGORITHMS if name not in BASELINES]
-SMALLER: dict[str, dict[str, Any]] = {
-    "dinov2": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
-    "dino": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
-    "ibot": {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "n_local": 1},
-    "simclr": {"projector_hidden": 16, "projector_width": 8},
-    "mocov3": {"head_hidden": 16, "head_width": 8},
-    "lejepa": {"projector_hidden": 16, "projector_width": 8, "n_slices": 32, "n_local": 1},
-    "supervised": {
-        "labels": {"identity": "0" * 64, "heads": ({"task": "grade", "kind": "ordinal", "n_classes": 4},)},
-    },
-}
-N_STEPS = 12
 
 
 class Thrown(RuntimeError):
@@ -70,30 +59,6 @@ def run_dir(tmp_path: Path) -> Callable[[str], RunDir]:
         return RunDir(tmp_path / name)
 
     return make
-
-
-def spec_of(
-    algorithm: str, *, seed: int = 0, precision: str = "fp32", images_seen: int = 90, **options: Any
-) -> RunSpec:
-    entry = ALGORITHMS[algorithm]
-    return RunSpec(
-        model="none",
-        algorithm=algorithm,
-        mixture="all",
-        n_images=20,
-        seed=seed,
-        width=32,
-        depth=2,
-        heads=2,
-        image_size=16,
-        channels=1,
-        patch_size=4,
-        options=entry.options(**{**SMALLER.get(algorithm, {}), **options}),
-        images_seen=images_seen,
-        batch_size=8,
-        precision=precision,  # type: ignore[arg-type]
-        data_identity="0" * 64,
-    )
 
 
 def train(spec: RunSpec, images: Images, run_dir: RunDir, **changed: Any) -> Trained:
@@ -131,7 +96,7 @@ def curve(run_dir: RunDir) -> list[dict[str, float]]:
 def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
     algorithm: str, precision: str, images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
-    spec = spec_of(algorithm, precision=precision, drop_path=0.2)
+    spec = tiny_spec(algorithm, precision=precision, drop_path=0.2)
     whole, parts = run_dir("whole"), run_dir("parts")
     expected = train(spec, images, whole)
     for step in (3, 4, 9):
@@ -151,7 +116,7 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
 def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(
     images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
-    spec, where = spec_of("mae"), run_dir("run")
+    spec, where = tiny_spec("mae"), run_dir("run")
     with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7))  # logged, not yet saved
     heard: list[int] = []
@@ -162,7 +127,7 @@ def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(
 def test_without_time_for_a_checkpoint_a_stopped_run_starts_again(
     images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
-    spec, where = spec_of("mae"), run_dir("run")
+    spec, where = tiny_spec("mae"), run_dir("run")
     with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7), checkpoint_minutes=60.0)
     heard: list[int] = []
@@ -174,7 +139,7 @@ def test_without_time_for_a_checkpoint_a_stopped_run_starts_again(
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_again(
     images: Images, run_dir: Callable[[str], RunDir], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec, where = spec_of("mae"), run_dir("run")
+    spec, where = tiny_spec("mae"), run_dir("run")
     with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7))
     harmed = where.path / "checkpoint.pt"
@@ -190,7 +155,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_again(
 def test_a_checkpoint_of_another_version_is_set_aside_and_the_run_starts_again(
     images: Images, run_dir: Callable[[str], RunDir], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec, where = spec_of("mae"), run_dir("run")
+    spec, where = tiny_spec("mae"), run_dir("run")
     with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7))
     path = where.path / "checkpoint.pt"
@@ -208,7 +173,7 @@ def test_a_checkpoint_of_another_version_is_set_aside_and_the_run_starts_again(
 def test_a_checkpoint_from_before_kernels_were_chosen_goes_on_with_its_precision(
     images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
-    spec, where = spec_of("mae", precision="auto"), run_dir("run")
+    spec, where = tiny_spec("mae", precision="auto"), run_dir("run")
     with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7))
     path = where.path / "checkpoint.pt"
@@ -224,7 +189,7 @@ def test_a_checkpoint_from_before_kernels_were_chosen_goes_on_with_its_precision
 def test_a_resumed_run_keeps_the_precision_it_began_with(
     images: Images, run_dir: Callable[[str], RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, where = spec_of("mae", precision="auto"), run_dir("run")
+    spec, where = tiny_spec("mae", precision="auto"), run_dir("run")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(7))
@@ -233,7 +198,7 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(
 
 
 def test_a_resumed_run_keeps_the_kernels_it_began_with(images: Images, run_dir: Callable[[str], RunDir]) -> None:
-    spec, whole, parts = spec_of("mae", precision="auto"), run_dir("whole"), run_dir("parts")
+    spec, whole, parts = tiny_spec("mae", precision="auto"), run_dir("whole"), run_dir("parts")
     began = Kernels(precision="bf16", attention="plain")
     train(spec, images, whole, kernels=began)
     with pytest.raises(Thrown):
@@ -249,16 +214,42 @@ def test_images_read_ahead_from_a_file_give_the_bits_of_resident_ones(
 ) -> None:
     for name, share in (("resident", 1.0), ("streamed", 0.0)):
         monkeypatch.setattr(training_loop, "feed_of", functools.partial(feed_of, share=share))
-        train(spec_of("dinov2"), images, run_dir(name), n_micro=n_micro)
+        train(tiny_spec("dinov2"), images, run_dir(name), n_micro=n_micro)
     assert curve(run_dir("streamed")) == curve(run_dir("resident"))
 
 
 def test_the_time_of_all_attempts_counts(images: Images, run_dir: Callable[[str], RunDir]) -> None:
-    spec, where = spec_of("mae"), run_dir("run")
+    spec, where = tiny_spec("mae"), run_dir("run")
     with pytest.raises(Thrown):
         train(spec, images, where, on_step=stop_at(11))
     before = max(line["seconds"] for line in itertools.islice(where.metrics(), 10))
     assert train(spec, images, where).seconds >= before > 0
+
+
+def test_gpu_seconds_count_what_each_attempt_held(images: Images, run_dir: Callable[[str], RunDir]) -> None:
+    spec, where = tiny_spec("mae"), run_dir("run")
+    with pytest.raises(Thrown):
+        train(spec, images, where, on_step=stop_at(11), n_gpus=2.0)
+    state = checkpoint.load(where.path / "checkpoint.pt", torch.device("cpu"))
+    assert state is not None
+    before = state["seconds"]
+    trained = train(spec, images, where, n_gpus=0.5)
+    assert trained.gpu_seconds == pytest.approx(2 * before + 0.5 * (trained.seconds - before))
+    assert train(spec, images, run_dir("on a CPU")).gpu_seconds == 0
+
+
+def test_a_checkpoint_without_gpu_seconds_counts_as_if_all_attempts_held_the_same(
+    images: Images, run_dir: Callable[[str], RunDir]
+) -> None:
+    spec, where = tiny_spec("mae"), run_dir("run")
+    with pytest.raises(Thrown):
+        train(spec, images, where, on_step=stop_at(11))
+    state = checkpoint.load(where.path / "checkpoint.pt", torch.device("cpu"))
+    assert state is not None
+    del state["gpu_seconds"]
+    checkpoint.save(where.path / "checkpoint.pt", state)
+    trained = train(spec, images, where, n_gpus=0.5)
+    assert trained.gpu_seconds == pytest.approx(0.5 * trained.seconds)
 
 
 @pytest.mark.parametrize(("checkpoint_minutes", "resumed_at"), [(0.0, 5), (60.0, 1)])
@@ -272,11 +263,11 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(
             where.lease("second")
 
     with pytest.raises(LeaseLost):
-        train(spec_of("mae"), images, where, on_step=on_step, checkpoint_minutes=checkpoint_minutes)
+        train(tiny_spec("mae"), images, where, on_step=on_step, checkpoint_minutes=checkpoint_minutes)
     assert [line["step"] for line in curve(where)] == [1, 2, 3, 4, 5]
     assert not list(where.path.glob(".checkpoint.pt.*"))
     heard: list[int] = []
-    train(spec_of("mae"), images, where, on_step=heard.append)
+    train(tiny_spec("mae"), images, where, on_step=heard.append)
     assert heard[0] == resumed_at  # the first attempt saved step 4 or nothing, and could not save step 5
 
 
@@ -288,26 +279,26 @@ def test_another_seed_gives_another_run_and_the_same_seed_the_same(
     algorithm: str, images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(spec_of(algorithm, seed=seed, images_seen=16), images, run_dir(name))
+        train(tiny_spec(algorithm, seed=seed, images_seen=16), images, run_dir(name))
     assert curve(run_dir("a")) == curve(run_dir("b"))
     assert curve(run_dir("a")) != curve(run_dir("c"))
 
 
 def test_the_budget_is_met_in_full_batches(images: Images, run_dir: Callable[[str], RunDir]) -> None:
-    trained = train(spec_of("mae", images_seen=90), images, run_dir("run"))
+    trained = train(tiny_spec("mae", images_seen=90), images, run_dir("run"))
     assert trained.images_seen == N_STEPS * 8
     assert [line["images_seen"] for line in curve(run_dir("run"))] == [8 * step for step in range(1, N_STEPS + 1)]
 
 
 def test_the_loss_of_a_run_is_the_mean_over_its_last_tenth(images: Images, run_dir: Callable[[str], RunDir]) -> None:
-    trained = train(spec_of("mae", images_seen=160), images, run_dir("run"))
+    trained = train(tiny_spec("mae", images_seen=160), images, run_dir("run"))
     losses = [line["loss"] for line in curve(run_dir("run"))]
     assert len(losses) == 20
     assert trained.train_loss == pytest.approx(np.mean(losses[18:]), rel=1e-6)
 
 
 def test_the_learning_rate_logged_is_the_recipes(images: Images, run_dir: Callable[[str], RunDir]) -> None:
-    spec = spec_of("mae", images_seen=80, warmup=0.2, lr=LearningRate(base=1e-3, rule="constant"))
+    spec = tiny_spec("mae", images_seen=80, warmup=0.2, lr=LearningRate(base=1e-3, rule="constant"))
     train(spec, images, run_dir("run"))
     shares = [0.5, 1.0] + [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(1, 9)]
     expected = [1e-3 * share for share in shares]
@@ -317,7 +308,7 @@ def test_the_learning_rate_logged_is_the_recipes(images: Images, run_dir: Callab
 def test_a_long_run_logs_about_a_hundred_lines_and_its_last_step(
     images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
-    train(spec_of("mae", images_seen=8 * 205), images, run_dir("run"), checkpoint_minutes=60.0)
+    train(tiny_spec("mae", images_seen=8 * 205), images, run_dir("run"), checkpoint_minutes=60.0)
     steps = [line["step"] for line in curve(run_dir("run"))]
     assert steps == [*range(2, 205, 2), 205]
 
@@ -327,7 +318,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(
     algorithm: str, images: Images, run_dir: Callable[[str], RunDir]
 ) -> None:
     absurd = LearningRate(base=1e38, rule="constant")
-    trained = train(spec_of(algorithm, lr=absurd, warmup=0.0), images, run_dir("run"))
+    trained = train(tiny_spec(algorithm, lr=absurd, warmup=0.0), images, run_dir("run"))
     assert trained.status == "diverged"
     assert trained.train_loss is None
     assert trained.images_seen < N_STEPS * 8
@@ -337,14 +328,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(
 
 @pytest.mark.parametrize("algorithm", BASELINES)
 def test_a_baseline_is_built_and_not_trained(algorithm: str, images: Images, run_dir: Callable[[str], RunDir]) -> None:
-    trained = train(spec_of(algorithm), images, run_dir("run"))
+    trained = train(tiny_spec(algorithm), images, run_dir("run"))
     assert (trained.images_seen, trained.train_loss, trained.status) == (0, None, "done")
     assert {path.name for path in run_dir("run").path.iterdir()} == {".lock", "lease.json"}
 
 
 def test_the_seed_fixes_the_initialisation() -> None:
     def weights(seed: int) -> Tensor:
-        return torch.cat([p.flatten() for p in build(spec_of("mae", seed=seed), CPU, PLAIN).parameters()])
+        return torch.cat([p.flatten() for p in build(tiny_spec("mae", seed=seed), CPU, PLAIN).parameters()])
 
     first = weights(0)
     torch.rand(5)
