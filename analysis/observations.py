@@ -39,7 +39,10 @@ DEFAULTS: dict[str, Any] = {
     "holdout": False,
 }
 """Of whole columns that a table lacks. `run`, `seed`, `model` and `trunk` follow from the others, see `load`."""
-TEXTS = ("run", "status", "model", "algorithm", "mixture", "shares", "task", "modality", "probe", "reason", "trunk")
+TEXTS = (
+    *("run", "status", "model", "algorithm", "mixture", "shares", "recipe", "settings"),
+    *("task", "modality", "probe", "reason", "trunk"),
+)
 NUMBERS = tuple(column for column in KNOWN if column not in (*TEXTS, "holdout"))
 SHARES = ("auc", "accuracy", "chance_auc", "chance_accuracy")
 """Columns that lie between 0 and 1; a percentage would give errors far below zero."""

@@ -84,7 +84,8 @@ def _record_columns(record: RunRecord) -> dict[str, Any]:
 
 
 def _probe_columns(result: ProbeResult) -> dict[str, Any]:
-    return {name: getattr(result, name) for name in COLUMNS if hasattr(result, name)}
+    """The column `settings` is of the run; a read-out's own are not tabled."""
+    return {name: getattr(result, name) for name in COLUMNS if hasattr(result, name) and name != "settings"}
 
 
 def task_table(plan: Plan) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import torch
 from scaling.catalog import ALGORITHMS, MODELS
 from scaling.cost import Evidence, Measured, cost_of, shape_of
 from scaling.grid import RunSpec
-from scaling.options import LabelHead, LabelSet
+from scaling.options import LabelHead, LabelSet, MaeOptions
 from scaling.records import BASELINES
 
 HEADS = (LabelHead(task="a", kind="ordinal", n_classes=4), LabelHead(task="b", kind="multi-label", n_classes=14))
@@ -134,3 +134,52 @@ def test_without_evidence_there_is_no_estimate() -> None:
     assert estimate_seconds("vit_s", "mae", 100.0, []) is None
     assert estimate_seconds("vit_s", "mae", 100.0, [SEEN[-1]]) is None
     assert estimate_seconds("vit_s", "random", 0.0, SEEN[:1]) is None
+
+
+# --- counts -------------------------------------------------------------------------------------------------------
+
+PUBLISHED = {"vit_ti": 31.2e6, "vit_s": 47.4e6, "vit_b": 111.66e6, "vit_l": 329.24e6}
+"""BioVFM@d988462:analysis/analyze_results.ipynb, `model_params`, rounded there."""
+COUNTED = {"vit_ti": 31_200_000, "vit_s": 47_401_728, "vit_b": 111_655_680, "vit_l": 329_239_296}
+
+
+@pytest.mark.parametrize("algorithm", ["mae", "dinov2", "random"])
+@pytest.mark.parametrize("model", COUNTED)
+def test_the_papers_axis_is_its_mae_whatever_the_run_is(model: str, algorithm: str) -> None:
+    axis = cost_of(spec_of(model, algorithm)).paper_axis
+    assert axis == COUNTED[model]
+    assert axis == pytest.approx(PUBLISHED[model], abs=5e3)  # its last digit is 10,000
+
+
+@pytest.mark.parametrize("model", COUNTED)
+def test_the_papers_axis_is_what_torch_counts(model: str) -> None:
+    there = spec_of(model, options=MaeOptions(decoder="paper"), image_size=224, patch_size=16, channels=3)
+    with torch.device("meta"):
+        module = ALGORITHMS["mae"].load()(shape_of(there), there.options)
+    assert cost_of(there).paper_axis == sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def test_without_an_encoder_there_is_no_place_on_the_papers_axis() -> None:
+    assert cost_of(spec_of(algorithm="pixels", width=0, depth=0, heads=0)).counts == {
+        "n_params": 0,
+        "n_params_heads": 0,
+        "n_params_total": 0,
+        "n_params_non_embedding": 0,
+        "paper_axis": 0,
+        "flops_per_image": 0,
+    }
+
+
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in BASELINES])
+def test_counts_are_torchs_by_module(algorithm: str) -> None:
+    spec = spec_of("vit_pico", algorithm, channels=3)
+    with torch.device("meta"):
+        module = ALGORITHMS[algorithm].load()(shape_of(spec), spec.options)
+    cost, vit = cost_of(spec), module.encoder.vit
+    blocks_and_norm = [*vit.blocks.parameters(), *vit.norm.parameters()]
+    inside = set(map(id, module.encoder.parameters()))
+    outside = [p for p in module.parameters() if p.requires_grad and id(p) not in inside]
+    assert cost.n_params_non_embedding == sum(p.numel() for p in blocks_and_norm)
+    assert cost.n_params_heads == sum(p.numel() for p in outside)
+    frozen = cost.n_params + cost.n_params_heads - cost.n_params_total
+    assert frozen == (193 * 64 if algorithm == "mocov3" else 0)  # its patch projection, 8 x 8 x 3 and a bias

@@ -21,6 +21,7 @@ from torch import Tensor
 from scaling import checkpoint, worker
 from scaling.algorithms.mae import MAE
 from scaling.config import load
+from scaling.cost import Counts, cost_of
 from scaling.data.phantoms import Phantoms
 from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_IO, EXIT_STOPPED, FailureClass, classify_exit
@@ -85,6 +86,10 @@ def test_an_attempt_leaves_record_encoder_probes_and_provenance_and_no_checkpoin
     record = run_dir.record()
     assert record is not None
     assert record.status == "done"
+    spec = job_in(run_dir).spec
+    assert {name: getattr(record, name) for name in Counts.__annotations__} == cost_of(spec).counts
+    assert record.train_flops == record.flops_per_image * record.images_seen
+    assert (record.gpu_seconds, record.peak_lr) == (0, spec.options.lr.resolve(spec.batch_size))
     names = {name.split("/")[0] for name in contents(run_dir)}
     assert names == {
         *("job.json", "lease.json", ".lock", "heartbeat.json", "provenance", "metrics.jsonl"),
