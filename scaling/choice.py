@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scaling.budgeting import run_at
 from scaling.catalog import ALGORITHMS
 from scaling.config import Sweep
 from scaling.cost import cost_of
 from scaling.data.source import Source
 from scaling.document import Document
 from scaling.errors import RunFailed
-from scaling.grid import spec
 from scaling.options import Options
 from scaling.plan import plan_path
 from scaling.records import TUNING_COLUMNS
@@ -140,7 +140,7 @@ def _concluded(sweep: Sweep, tried: tuple[Tried, ...], best: tuple[Best, ...], k
         best=best,
         lines=lines,
         choices=choices,
-        warnings=tuple(warnings(sweep.tune, tried, best, choices)),
+        warnings=(*warnings(sweep.tune, tried, best, choices), *_lengths(sweep)),
     )
 
 
@@ -220,7 +220,7 @@ def choose(sweep: Sweep, best: Sequence[Best], lines: Sequence[Line]) -> Iterato
 
 
 def params_of(sweep: Sweep, algorithm: str, model: str) -> int:
-    return cost_of(spec(sweep, point_of(sweep, (algorithm, model)), "")).n_params
+    return cost_of(run_at(sweep, point_of(sweep, (algorithm, model)), "")).n_params
 
 
 def warnings(tune: Tune, tried: Sequence[Tried], best: Sequence[Best], choices: Sequence[Choice]) -> Iterator[str]:
@@ -247,6 +247,20 @@ def warnings(tune: Tune, tried: Sequence[Tried], best: Sequence[Best], choices: 
         if tune.criterion == "loss" and "ema" in ALGORITHMS[name].options.model_fields:
             what = "loss depends on its teacher and is low after a collapse too; criterion: probe is sounder for it"
             yield f"{name}'s {what}"
+
+
+def _lengths(sweep: Sweep) -> Iterator[str]:
+    """Where runs of the grid are shorter or longer than the trials that chose for them."""
+    pretrain, at = sweep.pretrain, point_of(sweep, groups_of(sweep)[0]).n_images
+    if pretrain.flops is not None and len(models_of(sweep)) > 1:
+        yield "under equal FLOPs larger models see fewer images, so the rule between sizes holds for this budget alone"
+    others = {n for part in (sweep.grid, *sweep.include) for n in part.n_images} - {at}
+    if pretrain.epochs is not None and others:
+        sizes = ", ".join(f"{n:,}" for n in sorted(others))
+        yield (
+            f"under equal epochs trials see {pretrain.images(at):,} images; runs on {sizes} images are of another "
+            "length and take the same lr"
+        )
 
 
 def rows_of(tuning: Tuning) -> Iterator[dict[str, Any]]:

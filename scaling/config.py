@@ -26,11 +26,13 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from scaling.catalog import ALGORITHMS, MODELS, SOURCES
 from scaling.document import Document, Location
 from scaling.errors import Problem, SpecError, unknown
-from scaling.execution import Budget, OnlineProbe, Resources, Retry, Schedule
+from scaling.execution import Budget, Resources, Retry, Schedule
 from scaling.options import BY_TYPE, Options, Other, SourceOptions, Text
 from scaling.probing import Probe
 from scaling.probing import problems as probing_problems
 from scaling.records import BASELINES
+from scaling.training import Pretrain
+from scaling.training import problems as training_problems
 from scaling.tuning import Tune
 from scaling.tuning import problems as tuning_problems
 
@@ -108,20 +110,6 @@ class Encoder(Options):
 
     patch_size: int | None = Field(default=None, ge=1)
     """Pixels; null = 16 from 128-pixel images on, 8 from 64, else 4."""
-
-
-class Pretrain(Options):
-    """The budget of one run, the same for all, so that points differ in their axes alone."""
-
-    images_seen: int = Field(gt=0)
-    """Images consumed by training; n_images below it are repeated, above it are not all seen."""
-    batch_size: int = Field(default=256, ge=2)
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: what a few steps show to be faster on a CPU, decided once per shape and root; bf16 on GPUs that have it."""
-    checkpoint_minutes: float = Field(default=5.0, ge=0)
-    """Work lost at most when a run is killed; 0 saves at every step. Not part of the run's identity."""
-    online_probe: OnlineProbe = OnlineProbe()
-    """Not part of the run's identity either."""
 
 
 class Tracking(Options):
@@ -268,6 +256,7 @@ def _options_in(annotation: Any) -> list[type[Options]]:
 
 def _between_sections(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _mixture_names(raw)
+    yield from training_problems(raw)
     yield from _unseen_images(raw)
     yield from _patches(raw)
     yield from probing_problems(raw)

@@ -16,10 +16,11 @@ from analysis.extrapolate import Held, Prediction, Predictor, Target, multiple
 from analysis.fitter import AUTO, law_named
 from analysis.observations import MAIN_PROBE, held_out, kept, load
 from analysis.series import Series, series
+from scaling.budgeting import run_at
 from scaling.catalog import MODELS
 from scaling.cost import RunCost, cost_of
 from scaling.errors import Problem, SpecError, unknown
-from scaling.grid import Point, spec
+from scaling.grid import Point, RunSpec
 from scaling.options import Options
 from scaling.plan import Plan
 from scaling.report import observations
@@ -159,9 +160,14 @@ def _target(plan: Plan, of: Series, asked: Asked) -> Target:
 
 def cost_at(plan: Plan, algorithm: str, mixture: str, model: str, n_images: float) -> RunCost:
     """Of a run as the sweep would make it, and at least as long as one pass over its images takes."""
+    run = _asked_run(plan, algorithm, mixture, model, n_images)
+    return cost_of(run.model_copy(update={"images_seen": max(run.images_seen, run.n_images)}))
+
+
+def _asked_run(plan: Plan, algorithm: str, mixture: str, model: str, n_images: float) -> RunSpec:
+    """By the sweep's budget, whether or not that is one pass."""
     point = Point(model=model, algorithm=algorithm, n_images=math.ceil(n_images), mixture=mixture, seed=0)
-    run = spec(plan.sweep, point, "", options_of(plan, algorithm, model))
-    return cost_of(run.model_copy(update={"images_seen": max(run.images_seen, point.n_images)}))
+    return run_at(plan.sweep, point, "", options_of(plan, algorithm, model))
 
 
 def options_of(plan: Plan, algorithm: str, model: str) -> Options | None:
@@ -173,11 +179,15 @@ def options_of(plan: Plan, algorithm: str, model: str) -> Options | None:
 
 def _with_budget(plan: Plan, answer: Prediction) -> Prediction:
     """A longer training is one more thing in which the target differs from all runs."""
-    seen = plan.sweep.pretrain.images_seen
-    if not answer.answered or answer.n_images <= seen:
+    if not answer.answered:
         return answer
+    seen = _asked_run(plan, answer.algorithm, answer.mixture, answer.model, answer.n_images).images_seen
+    if answer.n_images <= seen:
+        return answer
+    flops = plan.sweep.pretrain.flops
+    who = "all runs saw" if flops is None else f"{flops:g} FLOPs, as all runs had, pay {answer.model} for"
     words = (
-        f"all runs saw {seen:,} images, too few to see {answer.n_images:,.0f} once: what a longer training does "
+        f"{who} {seen:,} images, too few to see {answer.n_images:,.0f} once: what a longer training does "
         "is not in the data"
     )
     return replace(answer, warnings=(words, *answer.warnings))

@@ -210,7 +210,9 @@ def _baselines(sweep: Sweep, points: list[Point]) -> Iterator[Point]:
         yield Point(model=NO_MODEL, algorithm="pixels", n_images=0, mixture=NO_MIXTURE, seed=0)
 
 
-def spec(sweep: Sweep, point: Point, data_identity: str, tuned: Options | None = None) -> RunSpec:
+def spec(
+    sweep: Sweep, point: Point, data_identity: str, tuned: Options | None = None, *, images_seen: int | None = None
+) -> RunSpec:
     """The run at a point of the sweep; `data_identity` as `Selection.identity`, empty for baselines.
 
     `tuned`: the algorithm's options where the sweep's tuning chose them; None takes the YAML's.
@@ -227,7 +229,7 @@ def spec(sweep: Sweep, point: Point, data_identity: str, tuned: Options | None =
         channels=sweep.data.channels,
         patch_size=sweep.patch_size,
         options=tuned or settings,
-        images_seen=sweep.pretrain.images_seen if trains else 0,
+        images_seen=(images_seen or sweep.pretrain.images(point.n_images)) if trains else 0,
         batch_size=sweep.pretrain.batch_size if trains else 1,
         precision=sweep.pretrain.precision if trains else "fp32",
         data_identity=data_identity,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scaling.budgeting import run_at, unseen
 from scaling.catalog import ALGORITHMS, SOURCES
 from scaling.config import DataOptions, Sweep, parse
 from scaling.cost import Measured, cost_of
@@ -17,7 +18,7 @@ from scaling.data.mixture import Nested, Selection, TooFewImages
 from scaling.data.source import Pool, Source, TaskInfo
 from scaling.document import Document
 from scaling.errors import Problem, SpecError, unknown
-from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, held_out, spec
+from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, held_out
 from scaling.options import LabelSet, Options
 from scaling.planned import Job, PlannedRun, Standing
 from scaling.rundir import RunDir, read_json, write_whole
@@ -227,7 +228,8 @@ Tuned = Mapping[tuple[str, str], Options]
 
 
 def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | None = None) -> Plan:
-    """Raises SpecError for mixtures the source cannot fill, unknown tasks and modalities, and an empty grid."""
+    """Raises SpecError for mixtures the source cannot fill, unknown tasks and modalities, points that do not see all
+    their images, and an empty grid."""
     points, excluded = expand(sweep, document)
     tasks = _tasks(sweep, document, source)
     pool = source.pool()
@@ -242,10 +244,8 @@ def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | N
         cell = (point.mixture, point.n_images)
         chosen = selected.get(cell)
         identity = chosen.identity if chosen else ""
-        run_spec = spec(sweep, point, identity, (tuned or {}).get((point.algorithm, point.model)))
-        if _learns_from_labels(point):
-            options = run_spec.options.model_copy(update={"labels": labels[cell]})
-            run_spec = run_spec.model_copy(update={"options": options})
+        mine = labels[cell] if _learns_from_labels(point) else None
+        run_spec = run_at(sweep, point, identity, (tuned or {}).get((point.algorithm, point.model)), mine)
         run = run_spec.fingerprint
         runs.append(
             PlannedRun(
@@ -258,8 +258,9 @@ def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | N
                 holdout=held_out(sweep, point),
             )
         )
-    if problems := list(_half_held_out(document, runs)):
-        raise SpecError(problems)
+    problems = [*_half_held_out(document, runs), *unseen(sweep, document, (run.spec for run in runs))]
+    if problems:
+        raise SpecError(document.in_order(problems))
     return Plan(
         sweep=sweep,
         document=document,

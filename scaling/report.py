@@ -166,6 +166,7 @@ def provenance(plan: Plan) -> dict[str, str]:
     return {
         "sweep": plan.document.path,
         "runs": f"{sum(run.done for run in plan.runs)} of {len(plan.runs)} done",
+        "training budget": str(plan.sweep.pretrain),
         "run directories": os.path.relpath(plan.root / "runs"),
         "devices": "; ".join(devices),
         **of_this_program(VERSIONS),

@@ -19,12 +19,13 @@ from analysis.fitter import AUTO, Choice, Fitter, Unknowable, law_named
 from analysis.observations import held_out, kept, load
 from analysis.series import Series, series
 from analysis.suggest import Advice, Candidate, Suggestion, suggest
+from scaling.budgeting import run_at
 from scaling.calibration import load_calibrations
 from scaling.catalog import MODELS
 from scaling.cost import Evidence, cost_of
 from scaling.errors import Problem, SpecError
 from scaling.forecasting import ALL, Asked, options_of, plain, probe_of, problems_of
-from scaling.grid import Point, spec
+from scaling.grid import Point
 from scaling.launch.launcher import Node
 from scaling.plan import Plan
 from scaling.planned import PlannedRun
@@ -162,7 +163,7 @@ def _next(plan: Plan, of: Series, asked: Asked, budget: Budget, price: Pricer, n
         suggestion=found,
         points=tuple(points[step.candidate.name] for step in found.steps),
         reason=found.reason,
-        notes=(*spared, *_shortfall(plan, at), *notes, *found.warnings),
+        notes=(*spared, *_shortfall(plan, target), *notes, *found.warnings),
     )
 
 
@@ -184,13 +185,16 @@ def _worthwhile(
     return again, (f"{more} would take less than {LITTLE:.0%} of today's interval away, so they are left out",)
 
 
-def _shortfall(plan: Plan, at: dict[str, float]) -> Iterator[str]:
-    seen = plan.sweep.pretrain.images_seen
-    if at["n_images"] > seen:
-        yield (
-            f"candidates end at {seen:,} images, which is what a run of this sweep sees; "
-            "raise pretrain.images_seen to come nearer to the target"
-        )
+def _shortfall(plan: Plan, target: PlannedRun) -> Iterator[str]:
+    """Where the sweep's budget is less than one pass over the target's images."""
+    seen, n_images, flops = target.spec.images_seen, target.point.n_images, plan.sweep.pretrain.flops
+    if n_images <= seen:
+        return
+    if flops is None:
+        where, key = f"candidates end at {seen:,} images, which is what a run of this sweep sees", "images_seen"
+    else:
+        where, key = f"{flops:g} FLOPs pay the target for {seen:,} images, fewer than its {n_images:,}", "flops"
+    yield f"{where}; raise pretrain.{key} to come nearer to the target"
 
 
 def _above(plan: Plan, of: Series) -> str:
@@ -211,27 +215,27 @@ def _candidates(plan: Plan, of: Series, chosen: Choice) -> list[PlannedRun]:
     seeds: dict[tuple[str, int], int] = {}
     for model, n, seed in known:
         seeds[model, n] = max(seeds.get((model, n), 0), seed + 1)
-    images = _images(sorted({int(n) for n in of.rows["n_images"]}), plan.sweep.pretrain.images_seen)
+    images = _images(sorted({int(n) for n in of.rows["n_images"]}))
     models: Sequence[str] = list(MODELS)
     if "n_images" not in chosen.axes:
         images = sorted({int(n) for n in chosen.rows["n_images"]})
     if "n_params" not in chosen.axes:
         models = sorted(set(chosen.rows["model"]))
-    cells = itertools.product(models, images)
-    return [_run(plan, of, model, n, seeds.get((model, n), 0)) for model, n in cells]
+    runs = [_run(plan, of, model, n, seeds.get((model, n), 0)) for model, n in itertools.product(models, images)]
+    return [run for run in runs if run.point.n_images <= run.spec.images_seen]
 
 
-def _images(run: Sequence[int], seen: int) -> list[int]:
-    """Data sizes of the sweep, the middle of wide gaps, and doublings beyond, as far as a run sees them all."""
+def _images(run: Sequence[int]) -> list[int]:
+    """Data sizes of the sweep, the middle of wide gaps, and doublings beyond."""
     between = [round(math.sqrt(a * b)) for a, b in itertools.pairwise(run) if b >= 3 * a]
     beyond = [run[-1] * 2**k for k in range(1, STEPS_BEYOND + 1)]
-    return sorted({n for n in (*run, *between, *beyond) if n <= seen})
+    return sorted({*run, *between, *beyond})
 
 
 def _run(plan: Plan, of: Series, model: str, n_images: int, seed: int) -> PlannedRun:
     """As the sweep would make it. Without the identity of its images, so it is never looked up."""
     point = Point(model=model, algorithm=of.algorithm, n_images=n_images, mixture=of.mixture, seed=seed)
-    run = spec(plan.sweep, point, "", options_of(plan, of.algorithm, model))
+    run = run_at(plan.sweep, point, "", options_of(plan, of.algorithm, model))
     nowhere = RunDir(plan.root / "runs" / run.fingerprint)
     return PlannedRun(point=point, spec=run, cost=cost_of(run), dir=nowhere, tasks={}, n_by_modality={})
 

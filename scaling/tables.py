@@ -186,6 +186,7 @@ def plan_summary(bill: Bill) -> Iterator[str]:
         *([f"{n_held} held out of the fits"] if n_held else []),
     ]
     yield f"{bill.plan.sweep.name}: {', '.join(parts)}"
+    yield f"training: {_lengths(bill)}"
     if bill.to_do:
         yield _time_in_all(bill)
         kept, passing = bill.disk
@@ -196,6 +197,15 @@ def plan_summary(bill: Bill) -> Iterator[str]:
         yield f"`scaling run` would refuse on this machine: {problem}"
     for warning in bill.warnings:
         yield f"note: {warning}"
+
+
+def _lengths(bill: Bill) -> str:
+    """The budget of a run, and what it comes to where that differs: `equal FLOPs, 1e+15 a run: 960 to 4,096 images`."""
+    seen = sorted({line.run.spec.images_seen for line in bill.own} - {0})
+    pretrain = bill.plan.sweep.pretrain
+    if pretrain.images_seen is not None or not seen:
+        return str(pretrain)
+    return f"{pretrain}: {' to '.join(f'{n:,}' for n in dict.fromkeys((seen[0], seen[-1])))} images seen"
 
 
 def _time_in_all(bill: Bill) -> str:

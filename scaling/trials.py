@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from scaling.budgeting import run_at, too_few
 from scaling.config import Grid, Sweep
 from scaling.data.source import Source
 from scaling.document import Document
-from scaling.grid import Point, fingerprint, spec
+from scaling.errors import SpecError
+from scaling.grid import Point, fingerprint
 from scaling.options import Options, Recipe
 from scaling.plan import Plan, make_plan, plan_path, probe_fingerprint
 from scaling.planned import PlannedRun
@@ -124,7 +126,7 @@ def key_of(sweep: Sweep, group: Group) -> str:
     point = point_of(sweep, group)
     identity = {
         "schema": SCHEMA,
-        "run": spec(sweep, point, "").identity(),
+        "run": run_at(sweep, point, "").identity(),
         "data": sweep.data.model_dump(mode="json", exclude={"root"}),
         "weights": sweep.mixtures[point.mixture],
         "tune": sweep.tune.model_dump(mode="json", exclude={"at", "rule"}),
@@ -137,9 +139,10 @@ def key_of(sweep: Sweep, group: Group) -> str:
 def trial_plan(sweep: Sweep, document: Document, source: Source) -> Plan:
     """One run per anchor and algorithm with the YAML's own values, from which trials are made by `trial_of`.
 
-    Raises SpecError as `make_plan`.
+    Its trials are as long as the grid's runs of that size would be. Raises SpecError as `make_plan`.
     """
     assert sweep.tune is not None
+    _see_all(sweep, document)
     at = point_of(sweep, groups_of(sweep)[0])
     grid = Grid(
         model=sweep.tune.at,
@@ -151,6 +154,16 @@ def trial_plan(sweep: Sweep, document: Document, source: Source) -> Plan:
     bare = sweep.model_copy(update={"grid": grid, "exclude": [], "include": [], "baselines": []})
     plan = make_plan(bare, document, source)
     return plan if sweep.tune.criterion == "probe" else replace(plan, tasks=())
+
+
+def _see_all(sweep: Sweep, document: Document) -> None:
+    """Raises SpecError for anchors whose FLOPs do not pay for one pass over a trial's images."""
+    assert sweep.tune is not None
+    runs = [run_at(sweep, point_of(sweep, group), "") for group in groups_of(sweep)]
+    if short := [run for run in runs if run.images_seen < run.n_images]:
+        fewest = min(run.images_seen for run in short)
+        what = f"{too_few(sweep, short[0].n_images, short)}, or give tune.n_images {fewest:,} or fewer"
+        raise SpecError([document.problem(("tune", "n_images") if sweep.tune.n_images else ("tune",), what)])
 
 
 def trial_of(plan: Plan, group: Group, setting: Setting) -> Trial:
