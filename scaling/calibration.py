@@ -47,6 +47,8 @@ class Calibration:
     """Median over the measured steps."""
     seconds: float
     """The measurement took, set-up included."""
+    recomputed: bool = False
+    """As `Job` has it."""
 
     def gpu_bytes(self, spec: RunSpec) -> int:
         """GPU memory a run of this shape takes with its own images."""
@@ -62,7 +64,7 @@ def image_bytes(spec: RunSpec) -> int:
     return spec.n_images * spec.channels * spec.image_size**2
 
 
-def shape_key(spec: RunSpec, n_micro: int) -> str:
+def shape_key(spec: RunSpec, n_micro: int, *, recomputed: bool = False) -> str:
     """12 hex digits of all that decides memory and speed: not the seed, the images, the length, the learning rate.
 
     A rank of several has the key of `n_micro` x ranks: it holds as many images at a time.
@@ -74,6 +76,8 @@ def shape_key(spec: RunSpec, n_micro: int) -> str:
         "options": spec.options.model_dump(mode="json", exclude=NO_MATTER),
         "n_micro": n_micro,
     }
+    if recomputed:  # not written out where it is not so: older measurements still hold
+        identity["recomputed"] = True
     for field in ("width", "depth", "heads", "image_size", "channels", "patch_size", "batch_size", "precision"):
         identity[field] = getattr(spec, field)
     return fingerprint(identity)

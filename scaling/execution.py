@@ -17,6 +17,11 @@ from scaling.options import BY_TYPE, Options, Other, Positive, Text
 SHORTEST_SILENCE = 30.0
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
+Compile = Literal["auto", "always", "never"]
+"""Whether transformer blocks are compiled for training. auto: on a GPU, where a few steps show it to be worth its time
+in a run of 20 minutes or more whose precision is `auto` and that one process computes. Words, as YAML's `on` is true.
+"""
+
 
 class OnlineProbe(Options):
     """Validation AUC of a ridge read-out along each run, as `probe_auc/TASK` beside its loss."""

@@ -66,6 +66,7 @@ class Plan:
             use_gpu=self.sweep.resources.gpus != 0,
             cpus=self.sweep.resources.cpus,
             online=self.sweep.pretrain.online_probe,
+            compile=self.sweep.pretrain.compile,
             synthetic=self.synthetic,
         )
 

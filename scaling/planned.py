@@ -12,7 +12,7 @@ from typing import Any, Literal
 from scaling.config import DataOptions, Weights
 from scaling.cost import Measured, RunCost
 from scaling.data.source import TaskInfo
-from scaling.execution import OnlineProbe
+from scaling.execution import Compile, OnlineProbe
 from scaling.grid import Point, RunSpec
 from scaling.options import Options
 from scaling.probing import Probe
@@ -43,6 +43,9 @@ class Job(Options):
     """Share of the GPU's memory this run may take: 1/k where k runs share it."""
     n_micro: int = 1
     """Micro-batches a step is split into on each rank; the global batch, so the fingerprint, stays the same."""
+    recomputed: bool = False
+    """Whether blocks compute their activations anew in the backward pass, for a step that else would not fit."""
+    compile: Compile = "auto"
 
 
 FAR_BEAT = 60.0

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -32,6 +32,7 @@ from scaling.failures import Stopped
 from scaling.grid import RunSpec
 from scaling.health import Context, Watch, due
 from scaling.kernels import Kernels, by_rule
+from scaling.models.block import compile_blocks, recompute_blocks
 from scaling.models.vit import DropPath, use_fused_attention
 from scaling.optim import adamw, clip, set_schedules
 from scaling.options import Recipe
@@ -71,11 +72,13 @@ class Trained:
     kernels: Kernels
 
 
-def build(spec: RunSpec, device: torch.device, kernels: Kernels) -> nn.Module:
-    """The algorithm at its seed's initialisation."""
+def build(spec: RunSpec, device: torch.device, kernels: Kernels, *, recomputed: bool = False) -> nn.Module:
+    """The algorithm at its seed's initialisation; `recomputed` as `Job` has it."""
     use_fused_attention(kernels.fused)
     torch.manual_seed(spec.seed)
     module: nn.Module = ALGORITHMS[spec.algorithm].load()(shape_of(spec), spec.options)
+    if recomputed:
+        recompute_blocks(module)
     return module.to(device)
 
 
@@ -119,6 +122,7 @@ class Training:
         self.spec, self.recipe, self.module, self.device, self.kernels = spec, recipe, module, device, kernels
         self.peak_lr = recipe.lr.resolve(spec.batch_size)
         self.optimizer = adamw(module, recipe, lr=self.peak_lr, device=device)
+        self.compiling = compile_blocks(module) if kernels.compiled else None
         self.trained = [p for p in module.parameters() if p.requires_grad]
         self.labels = None if labels is None else torch.from_numpy(labels).to(device)
         self.generator = torch.Generator(device=device)
@@ -138,6 +142,11 @@ class Training:
         self.terms: dict[str, Tensor] = {}
         self.tail_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.tail_steps = 0
+
+    @property
+    def used(self) -> Kernels:
+        """`kernels`, or without compiling where that failed."""
+        return replace(self.kernels, compiled=self.compiling is not None and not self.compiling.failed)
 
     def restore(self, state: dict[str, Any]) -> None:
         self.module.load_state_dict(state["module"])
@@ -250,8 +259,7 @@ def _is_of(state: dict[str, Any], module: nn.Module) -> bool:
 
 def _kernels_of(state: dict[str, Any], spec: RunSpec, device: torch.device) -> Kernels:
     """Those a run began with; an older checkpoint names the precision alone."""
-    kept = state.get("kernels")
-    return Kernels(**kept) if kept else by_rule(state.get("precision", spec.precision), device)
+    return Kernels.of(state.get("kernels", {})) or by_rule(state.get("precision", spec.precision), device)
 
 
 def pretrain(
@@ -265,6 +273,7 @@ def pretrain(
     n_micro: int = 1,
     labels: NDArray[np.int64] | None = None,
     n_gpus: float = 0.0,
+    recomputed: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
     follow: Follow | None = None,
 ) -> Trained:
@@ -277,7 +286,7 @@ def pretrain(
     path = attempt.path / "checkpoint.pt"
     state = _last_state(attempt, path, device)
     kernels = _kernels_of(state, spec, device) if state else kernels or by_rule(spec.precision, device)
-    module = build(spec, device, kernels)
+    module = build(spec, device, kernels, recomputed=recomputed)
     if not isinstance(spec.options, Recipe):
         return Trained(module=module, status="done", images_seen=0, seconds=0.0, train_loss=None, kernels=kernels)
     if state and not _is_of(state, module):
@@ -300,7 +309,7 @@ def pretrain(
         seconds=training.seconds,
         gpu_seconds=training.gpu_seconds,
         train_loss=training.tail_loss(),
-        kernels=kernels,
+        kernels=training.used,
     )
 
 

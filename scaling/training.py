@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from scaling.document import Location
-from scaling.execution import OnlineProbe
+from scaling.execution import Compile, OnlineProbe
 from scaling.options import Options, Positive
 
 BUDGETS = {
@@ -57,6 +57,8 @@ class Pretrain(Options):
     """Work lost at most when a run is killed; 0 saves at every step. Not part of the run's identity."""
     online_probe: OnlineProbe = OnlineProbe()
     """Not part of the run's identity either."""
+    compile: Compile = "auto"
+    """Nor is this."""
 
     @model_validator(mode="after")
     def _has_one_budget(self) -> Pretrain:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from scaling import calibration, checkpoint, parallel
 from scaling.algorithms.algorithm import Algorithm
 from scaling.attempt import Attempt
-from scaling.calibrate import choose, measure
+from scaling.calibrate import kernels_for, measure
 from scaling.cost import cost_of
 from scaling.data.cache import cached, cached_images, cached_task
 from scaling.data.labels import label_rows, label_set
@@ -46,7 +46,7 @@ from scaling.plan import source_of
 from scaling.planned import Job
 from scaling.probes.evaluate import probe_task
 from scaling.probes.features import Part, parts_of, task_features
-from scaling.probes.kept import PATTERN, Kept, digest_of
+from scaling.probes.kept import Kept, digest_of
 from scaling.probes.online import SHARE, Online, portion
 from scaling.process import die_with_parent
 from scaling.records import RunRecord
@@ -129,7 +129,7 @@ def execute(attempt: Attempt, member: Member, on_step: OnStep) -> None:
     threads = max(1, job.cpus // member.local_size)
     torch.set_num_threads(threads)
     with threadpool_limits(threads):  # small problems of the probes are many times slower on threads that must share
-        attempt.clear_drafts("checkpoint.pt", "encoder.pt", "metrics.jsonl", PICTURE, PATTERN)
+        attempt.clear_drafts("checkpoint.pt", "encoder.pt", "metrics.jsonl", PICTURE, FEATURES)
         kernels = _kernels(attempt, job, member, device)
         _note_provenance(attempt, job, member, device, kernels)
         module = _trained_encoder(attempt, job, member, device, kernels, on_step)
@@ -155,11 +155,11 @@ def _device(job: Job, member: Member) -> torch.device:
 def _kernels(attempt: Attempt, job: Job, member: Member, device: torch.device) -> Kernels:
     """Those of a run that is over, else those that are fast here; ranks of one run share the rule's."""
     record = attempt.run_dir.record()
-    if record is not None and "attention" in record.environment:
-        return Kernels(precision=record.environment["precision"], attention=record.environment["attention"])
+    if record is not None and (known := Kernels.of(record.environment)):
+        return known
     if member.size > 1:
-        return by_rule(job.spec.precision, device)
-    return choose(job.spec, device, Path(job.cache).parent, attempt.go_on)
+        return by_rule(job.spec.precision, device, job.compile)
+    return kernels_for(job, device, attempt.go_on)
 
 
 def _note_provenance(attempt: Attempt, job: Job, member: Member, device: torch.device, kernels: Kernels) -> None:
@@ -172,9 +172,8 @@ def _note_provenance(attempt: Attempt, job: Job, member: Member, device: torch.d
             **asdict(kernels),
             "seed": spec.seed,
             "data_identity": spec.data_identity,
-            "n_micro": job.n_micro,
             "n_ranks": member.size,
-            "gpu_share": job.gpu_share,
+            **job.model_dump(include={"n_micro", "recomputed", "gpu_share"}),
         }
         attempt.write_json(attempt.path / "provenance" / f"{number}.json", values)
 
@@ -204,6 +203,7 @@ def _trained_encoder(
             checkpoint_minutes=job.checkpoint_minutes,
             kernels=kernels,
             n_micro=job.n_micro,
+            recomputed=job.recomputed,
             labels=labels,
             n_gpus=member.size * job.gpu_share if device.type == "cuda" else 0.0,
             on_step=on_step,
@@ -263,7 +263,7 @@ def _record(job: Job, run: str, trained: Trained, device: torch.device) -> RunRe
         peak_lr=peak_lr(job.spec),
         recipe=recipe(job.spec.options),
         train_loss=trained.train_loss,
-        environment={**environment(device, trained.kernels.precision), "attention": trained.kernels.attention},
+        environment={**environment(device, trained.kernels.precision), **asdict(trained.kernels)},
         reason=trained.reason,
     )
 

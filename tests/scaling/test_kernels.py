@@ -72,42 +72,42 @@ def test_auto_is_bf16_on_gpus_that_compute_in_it(
 def test_the_fastest_is_taken_where_it_is_worth_leaving_the_rule(
     seconds: dict[str, float], expected: Kernels, tmp_path: Path
 ) -> None:
-    assert decide(tmp_path, "shape", OFFERED, taking(**seconds)) == expected
+    assert decide(tmp_path, "shape", OFFERED, taking(**seconds), CPU) == expected
 
 
 def test_a_decision_is_made_once_and_says_on_what_grounds(tmp_path: Path) -> None:
     seconds = {"fused": 1.0, "plain": 0.8, "bf16": 0.5}
-    decide(tmp_path, "shape", OFFERED, taking(**seconds))
-    assert decide(tmp_path, "shape", OFFERED, never) == BF16
+    decide(tmp_path, "shape", OFFERED, taking(**seconds), CPU)
+    assert decide(tmp_path, "shape", OFFERED, never, CPU) == BF16
     (path,) = tmp_path.glob("*/shape.json")
     assert json.loads(path.read_text())["seconds"] == {str(k): taking(**seconds)(k) for k in OFFERED}
     assert [p.name for p in path.parent.iterdir()] == ["shape.json"]
 
 
 def test_another_shape_has_a_decision_of_its_own(tmp_path: Path) -> None:
-    decide(tmp_path, "shape", OFFERED, taking(fused=1.0, plain=0.8, bf16=0.5))
-    assert decide(tmp_path, "other", OFFERED, taking(fused=1.0, plain=0.5, bf16=0.8)) == PLAIN
+    decide(tmp_path, "shape", OFFERED, taking(fused=1.0, plain=0.8, bf16=0.5), CPU)
+    assert decide(tmp_path, "other", OFFERED, taking(fused=1.0, plain=0.5, bf16=0.8), CPU) == PLAIN
 
 
 def test_of_two_that_measure_at_once_the_first_decides_for_both(tmp_path: Path) -> None:
     def overtaken(kernels: Kernels) -> float:
-        decide(tmp_path, "shape", OFFERED, taking(fused=1.0, plain=0.5, bf16=0.8))
+        decide(tmp_path, "shape", OFFERED, taking(fused=1.0, plain=0.5, bf16=0.8), CPU)
         return taking(fused=1.0, plain=0.8, bf16=0.5)(kernels)
 
-    assert decide(tmp_path, "shape", OFFERED, overtaken) == PLAIN
+    assert decide(tmp_path, "shape", OFFERED, overtaken, CPU) == PLAIN
 
 
 @pytest.mark.parametrize("harm", ["", "{", "{}", '{"precision": "fp8", "attention": "plain"}'])
 def test_a_decision_that_cannot_be_read_is_made_anew(harm: str, tmp_path: Path) -> None:
-    decide(tmp_path, "shape", OFFERED, taking(fused=1.0, plain=0.8, bf16=0.5))
+    decide(tmp_path, "shape", OFFERED, taking(fused=1.0, plain=0.8, bf16=0.5), CPU)
     (path,) = tmp_path.glob("*/shape.json")
     path.write_text(harm)
-    assert decide(tmp_path, "shape", OFFERED, taking(fused=1.0, plain=0.5, bf16=0.8)) == PLAIN
-    assert decide(tmp_path, "shape", OFFERED, never) == PLAIN
+    assert decide(tmp_path, "shape", OFFERED, taking(fused=1.0, plain=0.5, bf16=0.8), CPU) == PLAIN
+    assert decide(tmp_path, "shape", OFFERED, never, CPU) == PLAIN
 
 
 def test_without_a_choice_nothing_is_measured_or_written(tmp_path: Path) -> None:
-    assert decide(tmp_path, "shape", [PLAIN], never) == PLAIN
+    assert decide(tmp_path, "shape", [PLAIN], never, CPU) == PLAIN
     assert not list(tmp_path.iterdir())
 
 
