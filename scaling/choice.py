@@ -363,7 +363,9 @@ def tuned_options(sweep: Sweep, root: Path) -> dict[tuple[str, str], Options] | 
         return None
     return {
         (c.algorithm, c.model): with_setting(
-            getattr(sweep.algorithms, c.algorithm), Setting(lr=c.lr, weight_decay=c.weight_decay)
+            # Resolved: the rule of a learning rate and the end of a decay may be a recipe's.
+            run_at(sweep, point_of(sweep, (c.algorithm, c.model)), "").options,
+            Setting(lr=c.lr, weight_decay=c.weight_decay),
         )
         for c in tuning.choices
     }

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _of_a_root(verb)
     add_verbs(verb)
     catalog = verb("catalog", verbs.catalog, "what a YAML can name")
-    catalog.add_argument("table", nargs="?", choices=("models", "algorithms", "sources", "probes"))
+    catalog.add_argument("table", nargs="?", choices=("models", "algorithms", "sources", "probes", "recipes"))
     return parser
 
 

@@ -30,6 +30,7 @@ from scaling.execution import Budget, Resources, Retry, Schedule
 from scaling.options import BY_TYPE, Options, Other, SourceOptions, Text
 from scaling.probing import Probe
 from scaling.probing import problems as probing_problems
+from scaling.recipes import names as recipe_names
 from scaling.records import BASELINES
 from scaling.training import Pretrain
 from scaling.training import problems as training_problems
@@ -261,6 +262,7 @@ def _between_sections(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _patches(raw)
     yield from probing_problems(raw)
     yield from _idle_options(raw)
+    yield from _recipes(raw)
     yield from tuning_problems(raw, _mixtures(raw))
 
 
@@ -337,3 +339,10 @@ def _idle_options(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
             yield ("algorithms", name, "labels"), "follows from the tasks of the images; remove it"
         if name in TRAINED and name not in used:
             yield ("algorithms", name), "sets an algorithm that no point uses; add it to grid.algorithm or remove it"
+
+
+def _recipes(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
+    for algorithm in TRAINED:
+        name = _section(raw, "algorithms", algorithm).get("recipe")
+        if isinstance(name, str) and name not in (known := recipe_names(algorithm)):
+            yield ("algorithms", algorithm, "recipe"), unknown("recipe", name, known)

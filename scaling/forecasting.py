@@ -171,10 +171,12 @@ def _asked_run(plan: Plan, algorithm: str, mixture: str, model: str, n_images: f
 
 
 def options_of(plan: Plan, algorithm: str, model: str) -> Options | None:
-    """The options that the sweep's runs have; what tuning chooses moves no FLOPs, so another size's will do."""
+    """The options that the sweep's runs have; what tuning chooses moves no FLOPs, so another size's will do. None for a
+    recipe, whose values may be others at another size."""
     runs = [run for run in plan.runs if run.point.algorithm == algorithm]
     same = [run for run in runs if run.point.model == model]
-    return (same or runs)[0].spec.options if runs else None
+    options = (same or runs)[0].spec.options if runs else None
+    return None if getattr(options, "recipe", None) else options
 
 
 def _with_budget(plan: Plan, answer: Prediction) -> Prediction:

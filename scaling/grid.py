@@ -21,6 +21,7 @@ from scaling.config import AXES, Grid, Match, Sweep
 from scaling.document import Document
 from scaling.errors import Problem, SpecError
 from scaling.options import Options
+from scaling.recipes import Facts, resolve
 
 SCHEMA = 1
 """Raised when the meaning of the identity below changes."""
@@ -86,7 +87,7 @@ class RunSpec(Options):
         return Point(**{axis: getattr(self, axis) for axis in AXES})
 
     def identity(self) -> dict[str, Any]:
-        named = self.model_dump(mode="json", exclude={"model", "mixture"})
+        named = self.model_dump(mode="json", exclude={"model": True, "mixture": True, "options": {"recipe"}})
         return {"schema": SCHEMA, "algorithm_version": ALGORITHMS[self.algorithm].version, **named}
 
     @property
@@ -215,12 +216,15 @@ def spec(
 ) -> RunSpec:
     """The run at a point of the sweep; `data_identity` as `Selection.identity`, empty for baselines.
 
-    `tuned`: the algorithm's options where the sweep's tuning chose them; None takes the YAML's.
+    Its options are resolved: with their recipe's values for this run.
+
+    `tuned`: the algorithm's options where the sweep's tuning chose them; None takes the YAML's. `images_seen`: as
+    `budgeting` found it, which can price a run; None takes it from a budget that needs no price.
     """
     size = MODELS.get(point.model)
     trains = point.n_images > 0
     settings = getattr(sweep.algorithms, point.algorithm) if trains else ALGORITHMS[point.algorithm].options()
-    return RunSpec(
+    run = RunSpec(
         **{axis: getattr(point, axis) for axis in AXES},
         width=size.width if size else 0,
         depth=size.depth if size else 0,
@@ -234,3 +238,5 @@ def spec(
         precision=sweep.pretrain.precision if trains else "fp32",
         data_identity=data_identity,
     )
+    facts = Facts(**{name: getattr(run, name) for name in Facts.__dataclass_fields__})
+    return run.model_copy(update={"options": resolve(run.algorithm, run.options, facts)})

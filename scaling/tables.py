@@ -15,6 +15,7 @@ from scaling.live import duration, size
 from scaling.plan import Plan
 from scaling.planned import PlannedRun, Standing
 from scaling.preflight import node_table
+from scaling.recipes import RECIPES
 
 MANY = 200
 """Rows beyond which a table of runs is grouped, unless all are asked for."""
@@ -336,3 +337,8 @@ def catalog_tables(wanted: str | None) -> Iterator[Table]:
             for name, entry in entries.items():
                 table.add_row(name, entry.about, ", ".join(entry.options.model_fields))
             yield table
+    if wanted in (None, "recipes"):
+        table = Table("recipe", "what it is", "source", title="recipes", title_justify="left")
+        for name, named in RECIPES.items():
+            table.add_row(name, named.about, named.source)
+        yield table

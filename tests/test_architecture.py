@@ -19,7 +19,7 @@ ROWS = {
         {"errors", "records", "failures"},
         # rundir: the caches of data/ write whole files too
         {"options", "probe_options", "document", "catalog", "process", "rundir"},
-        {"execution", "probing", "training", "tuning"},
+        {"execution", "probing", "recipes", "training", "tuning"},
         {"config"},
         {"grid"},
         {"calibration", "parallel", "models", "data"},
