@@ -15,6 +15,7 @@ from analysis.page.blocks import Block, Fold, Line, Note, Numbers, Picture, Sect
 from analysis.page.html import html, markdown
 from analysis.page.latex import latex
 from analysis.sections import axes, benefits, comparing, features, forecasts, frontiers, mixtures, runs
+from analysis.sections import trajectories as along
 from analysis.sections.drawing import Pen
 from analysis.study import Study, study
 
@@ -32,6 +33,7 @@ def write(
     provenance: dict[str, str] | None = None,
     failures: pd.DataFrame | None = None,
     tuning: pd.DataFrame | None = None,
+    trajectories: pd.DataFrame | None = None,
     synthetic: bool = False,
     spec_text: str | None = None,
     gallery: Path | None = None,
@@ -39,23 +41,24 @@ def write(
 ) -> Path:
     """The page's path. `benefit`: which definition is correlated, a key of `analysis.benefit.DEFINITIONS`.
 
-    Without `keep_observations` the table of observations is not copied beside the report, nor are its numbers told by
-    figures, for data that may not be passed on. Raises ValueError for a table that is no observation table, before
-    anything is written.
+    `trajectories`: as `scaling.records.TRAJECTORY_COLUMNS`. Without `keep_observations` neither table is copied beside
+    the report, nor are numbers told by figures, for data that may not be passed on. Raises ValueError for a table that
+    is not what it should be, before anything is written.
     """
-    of = study(observations, tasks, benefit=benefit)
+    of, seen = study(observations, tasks, benefit=benefit), along.judged(trajectories)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pen = Pen(folder=out / "figures", values=keep_observations)
     pairs = answers.paired(of.fitted, of.references)
     ahead, contests, splits = forecasts.forecasts(of), comparing.contests(of.means), frontiers.splits(of)
     best = mixtures.best_mixtures(of)
     sections = [
-        in_short(of, pairs, ahead, contests, splits, best),
+        in_short(of, pairs, ahead, contests, splits, best, seen),
         runs.what_was_run(of, pen, gallery, synthetic=synthetic),
         *([runs.tuning(tuning, pen)] if tuning is not None else []),
         axes.model_size(of, pen),
         axes.data_size(of, pen),
         axes.compute(of, pen),
+        *([along.section(seen, pen)] if seen else []),
         forecasts.section(of, ahead, pen),
         comparing.section(of, contests),
         frontiers.section(splits, pen, of.mean_error),
@@ -69,12 +72,11 @@ def write(
     ]
     notes = [Note(text=SYNTHETIC, severity="serious")] if synthetic else []
     _write_tables(out, sections)
-    if keep_observations:
-        _whole(out / "observations.csv", of.rows.to_csv(index=False))
+    _write_inputs(out, of, seen, keep_observations=keep_observations)
     _whole(out / "report.md", markdown(title, question, notes, sections))
     page = out / "report.html"
     _whole(page, html(title, question, notes, sections, downloads=("csv", "tex")))
-    _remove_what_earlier_reports_left(out, sections, keep_observations=keep_observations)
+    _remove_what_earlier_reports_left(out, sections)
     return page
 
 
@@ -85,6 +87,7 @@ def in_short(
     contests: list[comparing.Contest],
     splits: list[frontiers.Split],
     best: list[mixtures.Best],
+    seen: along.Judged | None,
 ) -> Section:
     """The answers in words, each with the table that holds its numbers, and what to hold against them."""
 
@@ -103,6 +106,7 @@ def in_short(
         *lines(answers.gaining(of.headline), "benefit_headline"),
         *lines(answers.correlated(of.correlations), "correlations_main"),
         *lines(answers.references(pairs), "references"),
+        *lines(along.sentences(seen), "trajectory_ends"),
     ]
     more = [
         *lines(answers.best_run(of.means, of.measure), "read_outs"),
@@ -124,6 +128,15 @@ def in_short(
     return Section(title="In short", blocks=blocks)
 
 
+def _write_inputs(out: Path, of: Study, seen: along.Judged | None, *, keep_observations: bool) -> None:
+    """The tables that the report was made of, or none of those that an earlier one left."""
+    for name, rows in (("observations", of.rows), ("trajectories", seen.found.rows if seen else None)):
+        if keep_observations and rows is not None:
+            _whole(out / f"{name}.csv", rows.to_csv(index=False))
+        else:
+            (out / f"{name}.csv").unlink(missing_ok=True)
+
+
 def _write_tables(out: Path, sections: list[Section]) -> None:
     for block in _blocks(sections):
         if isinstance(block, Numbers):
@@ -135,7 +148,7 @@ def _blocks(sections: list[Section]) -> list[object]:
     return [block for section in sections for block in every(section.blocks)]
 
 
-def _remove_what_earlier_reports_left(out: Path, sections: list[Section], *, keep_observations: bool) -> None:
+def _remove_what_earlier_reports_left(out: Path, sections: list[Section]) -> None:
     """A task that is no longer probed would else still have its figure, a section its table."""
     blocks = _blocks(sections)
     shown = {block.path.stem for block in blocks if isinstance(block, Picture)}
@@ -147,8 +160,6 @@ def _remove_what_earlier_reports_left(out: Path, sections: list[Section], *, kee
         if path.stem not in named:
             path.unlink()
             path.with_suffix(".csv").unlink(missing_ok=True)
-    if not keep_observations:
-        (out / "observations.csv").unlink(missing_ok=True)
 
 
 def _whole(path: Path, text: str) -> None:

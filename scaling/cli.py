@@ -151,7 +151,13 @@ def _of_a_sweep(verb: Add) -> None:
     resume.add_argument("--all", action="store_true", help="also every run that was cancelled")
     report.add_argument("--out", type=Path, help="the report's folder (default: results/NAME)")
     export.add_argument("out", type=Path, help="a .csv or .parquet file")
-    export.add_argument("--curves", action="store_true", help="every logged step instead of the results")
+    for what, words in (
+        ("trajectories", "online read-outs and loss along training instead of the results"),
+        ("curves", "every logged step instead of the results"),
+    ):
+        export.add_argument(
+            f"--{what}", dest="what", action="store_const", const=what, default="observations", help=words
+        )
 
 
 def _of_a_root(verb: Add) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -10,19 +11,22 @@ from scaling.errors import Problem, SpecError
 from scaling.plan import Plan
 from scaling.report import observations
 from scaling.rundir import beside
+from scaling.trajectories import trajectories
 
 SUFFIXES = (".csv", ".parquet")
+What = Literal["observations", "trajectories", "curves"]
 
 
-def export(plan: Plan, path: Path, curves: bool = False) -> int:
-    """Writes the observation table, or with `curves` every logged value of every run; the number of rows.
+def export(plan: Plan, path: Path, what: What = "observations") -> int:
+    """Writes the observations, the trajectories or the curves, every logged value of every run; the number of rows.
 
     CSV or Parquet by the suffix; raises SpecError for any other. The table of curves has a row per run, step and key.
     """
     if path.suffix not in SUFFIXES:
-        what = f"has the suffix {path.suffix or 'none'!r}; give one of {', '.join(SUFFIXES)}"
-        raise SpecError([Problem(where=str(path), what=what)])
-    table = curve_table(plan) if curves else observations(plan)
+        wrong = f"has the suffix {path.suffix or 'none'!r}; give one of {', '.join(SUFFIXES)}"
+        raise SpecError([Problem(where=str(path), what=wrong)])
+    tables = {"observations": observations, "trajectories": trajectories, "curves": curve_table}
+    table = tables[what](plan)
     with beside(path) as draft:
         if path.suffix == ".csv":
             table.to_csv(draft, index=False)

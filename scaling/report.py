@@ -24,6 +24,7 @@ from scaling.pretraining import Pretraining
 from scaling.records import COLUMNS, TUNING_COLUMNS, UNSOUND, ProbeResult, RunRecord
 from scaling.rundir import read_json, write_json, write_whole
 from scaling.settings import differences, peak_lr, recipe
+from scaling.trajectories import trajectories
 
 VERSIONS = ("numpy", "scipy", "torch", "timm", "scikit-learn", "ray", "mlflow")
 
@@ -215,6 +216,7 @@ def write(plan: Plan, out: Path) -> Path:
         provenance=provenance(plan),
         failures=failures(plan),
         tuning=tuning_table(plan),
+        trajectories=trajectories(plan),
         synthetic=plan.synthetic,
         spec_text=plan.document.text,
         gallery=gallery,

@@ -246,7 +246,7 @@ def report(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     from scaling.export import export as write
 
-    n = write(kept(options), options.out, curves=options.curves)
+    n = write(kept(options), options.out, options.what)
     print(f"{options.out}: {n:,} rows")
     return DONE
 

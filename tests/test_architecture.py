@@ -27,7 +27,7 @@ ROWS = {
         {"cost", "settings"},
         {"budgeting", "planned"},
         {"plan"},
-        {"pretraining"},
+        {"pretraining", "trajectories"},
         {"trials", "choice"},
         {"attempt", "environment", "kernels", "optim", "checkpoint", "health"},
         {"train", "probes", "pictures"},
@@ -48,7 +48,7 @@ ROWS = {
     "analysis": [
         {"points"},
         {"tables"},
-        {"observations", "series"},
+        {"observations", "series", "trajectories"},
         {"laws"},
         {"objective"},
         {"solver"},

@@ -19,13 +19,13 @@ from scaling.execution import OnlineProbe
 from scaling.health import Context, at_rest, pooled
 from scaling.probes.features import subset
 from scaling.probes.ridge import ridge_auc
+from scaling.records import ONLINE
 
 SHARE = 0.01
 """Of the training's FLOPs that `auto` may take; a run too short for the least of it has no online probe."""
 FEWEST, MOST = 240, 3000
 """Images of a task, two thirds of them training images."""
 FEWEST_POINTS = 4
-CURVE = "probe_auc/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Online:
                 train, task.train.labels, val, task.val.labels, kind=task.info.kind, n_classes=task.info.n_classes
             )
             if metric.value is not None:
-                found[CURVE + task.info.name] = metric.value
+                found[ONLINE + task.info.name] = metric.value
         return found
 
     def _features(self, encoder: nn.Module, split: Split) -> Tensor:

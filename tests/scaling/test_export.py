@@ -13,7 +13,7 @@ from scaling.config import load
 from scaling.errors import SpecError
 from scaling.export import export
 from scaling.plan import Plan, make_plan, open_source
-from scaling.records import COLUMNS, ProbeResult, RunRecord
+from scaling.records import COLUMNS, TRAJECTORY_COLUMNS, ProbeResult, RunRecord
 from scaling.report import observations
 
 SWEEP = """\
@@ -97,7 +97,7 @@ def test_the_observations_come_back_as_they_are(plan: Plan, tmp_path: Path, suff
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_the_curves_have_a_row_for_each_logged_value(plan: Plan, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"curves{suffix}"
-    assert export(plan, path, curves=True) == 3 * 4 * 2
+    assert export(plan, path, "curves") == 3 * 4 * 2
     table = read(path)
     assert list(table.columns) == ["run", "step", "key", "value"]
     seeds = {run.dir.run: run.point.seed for run in plan.runs}
@@ -106,12 +106,21 @@ def test_the_curves_have_a_row_for_each_logged_value(plan: Plan, tmp_path: Path,
     assert set(table["key"]) == {"loss", "system/rss_gb"}
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_trajectories_have_a_row_for_each_point_of_the_loss(plan: Plan, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"along{suffix}"
+    assert export(plan, path, "trajectories") == 3 * 4
+    table = read(path)
+    assert list(table.columns) == list(TRAJECTORY_COLUMNS)
+    assert table["progress"].tolist() == [0.125, 0.25, 0.375, 0.5] * 3  # of eight steps
+
+
 def test_a_sweep_without_results_gives_an_empty_table_with_its_columns(plan: Plan, tmp_path: Path) -> None:
     for run in plan.runs:
         (run.dir.path / "result.json").unlink()
         (run.dir.path / "metrics.jsonl").unlink()
     assert export(plan, tmp_path / "table.csv") == 0
-    assert export(plan, tmp_path / "curves.parquet", curves=True) == 0
+    assert export(plan, tmp_path / "curves.parquet", "curves") == 0
     assert list(read(tmp_path / "table.csv").columns) == list(COLUMNS)
     assert list(read(tmp_path / "curves.parquet").columns) == ["run", "step", "key", "value"]
 
