@@ -12,7 +12,7 @@ from scaling.cost import Evidence
 from scaling.launch.launcher import Node
 from scaling.plan import Plan
 from scaling.planned import PlannedRun, Standing
-from scaling.preflight import changed_data, disk_bytes, free_bytes, over_budget, preflight, slots, warnings
+from scaling.preflight import Disk, changed_data, disk_bytes, free_bytes, over_budget, preflight, slots, warnings
 from scaling.runbody import Usage, usage_of
 from scaling.sizing import Allotment, Sizer
 
@@ -115,9 +115,8 @@ class Bill:
         return max(self.slot_hours * 3600 / self.at_once, *(line.seconds or 0.0 for line in self.to_do), 0.0)
 
     @functools.cached_property
-    def disk(self) -> tuple[int, int]:
-        """Bytes for good, and meanwhile."""
-        return disk_bytes([line.run for line in self.to_do], self.at_once)
+    def disk(self) -> Disk:
+        return disk_bytes([line.run for line in self.to_do], self.at_once, self.plan.sweep.probe)
 
     @property
     def disk_free(self) -> int:
@@ -133,7 +132,7 @@ class Bill:
         )
 
     def to_json(self) -> dict[str, Any]:
-        sweep, (kept, passing) = self.plan.sweep, self.disk
+        sweep, disk = self.plan.sweep, self.disk
         return {
             "sweep": sweep.name,
             "yaml": self.plan.document.path,
@@ -157,8 +156,9 @@ class Bill:
                 "cpu_hours": self.cpu_hours,
                 "at_once": self.at_once,
                 "wall_seconds": self.wall_seconds,
-                "encoder_bytes": kept,
-                "checkpoint_bytes": passing,
+                "encoder_bytes": disk.encoders,
+                "feature_bytes": disk.features,
+                "checkpoint_bytes": disk.checkpoints,
                 "disk_free_bytes": self.disk_free,
             },
             "budget": {

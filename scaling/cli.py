@@ -168,6 +168,7 @@ def _of_a_root(verb: Add) -> None:
     doctor = verb("doctor", verbs.doctor, "is everything in order: versions, GPUs, disk, database, what runs")
     _json(doctor)
     gc = verb("gc", verbs.gc, "what can be deleted; deletes nothing without --yes")
+    gc.add_argument("--features", action="store_true", help="the features kept of runs too, where they can come again")
     gc.add_argument("--yes", action="store_true", help="delete it")
     for added in (ui, doctor, gc):
         _root(added)

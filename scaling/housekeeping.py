@@ -27,7 +27,7 @@ from scaling.errors import Problem, SpecError
 from scaling.launch.machine import here
 from scaling.live import duration, size
 from scaling.preflight import in_memory, unwritable
-from scaling.rundir import RunDir, read_json
+from scaling.rundir import FEATURES, RunDir, read_json
 
 PACKAGES = ("torch", "timm", "ray", "mlflow", "numpy", "scipy", "sklearn")
 SILENT_AFTER = 60.0
@@ -215,15 +215,43 @@ class Needless:
 
 def needless(root: Path) -> list[Needless]:
     """What can go, the largest first. Of a run that a process works on, nothing."""
-    found = [*_of_runs(root), *_of_caches(root), *_left_by_crashes(root)]
+    return _largest_first(*_of_runs(root), *_of_caches(root), *_left_by_crashes(root))
+
+
+def spare(root: Path) -> list[Needless]:
+    """Features kept of runs, the largest first, that the run's encoder and the cached task would give again."""
+    runs, gone = _named_by_sweeps(root), {item.path for item in _of_caches(root)}
+    found = []
+    for folder in _run_folders(root):
+        if folder.run in runs and not _at_work(folder):
+            found += [path for path in folder.path.glob(FEATURES) if _comes_again(path, root / "cache", gone)]
+    why = "kept features; a further read-out would compute them again"
+    return _largest_first(*(Needless(path=path, bytes=bytes_of(path), why=why) for path in found))
+
+
+def _comes_again(features: Path, cache: Path, gone: set[Path]) -> bool:
+    """Whether their encoder and their task's images are there, and stay."""
+    job = read_json(features.parent / "job.json")
+    if job is None or not all((features.parent / name).exists() for name in ("encoder.pt", "result.json")):
+        return False
+    tasks = [task for task in job["tasks"].values() if FEATURES.replace("*", task["name"]) == features.name]
+    images = [cache / f"task-{task['name']}-{task['identity']}.npz" for task in tasks]
+    return any(path.exists() and path not in gone for path in images)
+
+
+def _at_work(folder: RunDir) -> bool:
+    beat = folder.last_beat()
+    return beat is not None and beat.process_lives()
+
+
+def _largest_first(*found: Needless) -> list[Needless]:
     return sorted(found, key=lambda item: -item.bytes)
 
 
 def _of_runs(root: Path) -> Iterator[Needless]:
     wanted = _named_by_sweeps(root)
     for folder in _run_folders(root):
-        beat = folder.last_beat()
-        if beat and beat.process_lives():
+        if _at_work(folder):
             continue
         if folder.run not in wanted:
             yield Needless(path=folder.path, bytes=bytes_of(folder.path), why="run of no sweep")

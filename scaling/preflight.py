@@ -9,6 +9,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from scaling.live import size
 from scaling.placement import Room
 from scaling.plan import Plan, plan_path
 from scaling.planned import PlannedRun
+from scaling.probing import ProbeBase
 from scaling.rundir import read_json
 from scaling.sizing import Allotment, Sizer, resources_of
 
@@ -59,8 +61,8 @@ def _nodes(plan: Plan, nodes: Sequence[Node], sized: Sized) -> Iterator[Problem]
         runs = [run for run, _ in found]
         what = (
             f"{_named(runs)} {_verb(runs, 'was', 'were')} measured to need {size(most.need)} of GPU memory even with "
-            f"{most.n_micro} micro-batches a step; the GPU has {size(most.gpu_memory)}; leave the model out, "
-            f"lower pretrain.batch_size, or use a larger GPU\n{node_table(nodes)}"
+            f"{most.n_micro} micro-batches a step{' and activations computed anew' * most.recomputed}; the GPU has "
+            f"{size(most.gpu_memory)}; leave the model out, lower pretrain.batch_size, or use a larger GPU\n{node_table(nodes)}"
         )
         yield plan.document.problem(("resources",), what)
 
@@ -127,15 +129,44 @@ def unwritable(root: Path) -> Problem | None:
     return None
 
 
-def disk_bytes(runs: Sequence[PlannedRun], at_once: int) -> tuple[int, int]:
-    """Bytes that runs will leave (encoders), and at most beside them (checkpoints of those that run at once).
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Bytes that runs will take."""
 
-    Twice a checkpoint, because the next is written before the last goes.
-    """
+    encoders: int
+    """For good."""
+    features: int
+    """For good: kept of the tasks they probe."""
+    checkpoints: int
+    """Meanwhile, at most: of those that run at once, twice each, because the next is written before the last goes."""
+
+    @property
+    def total(self) -> int:
+        return self.encoders + self.features + self.checkpoints
+
+
+def disk_bytes(runs: Sequence[PlannedRun], at_once: int, probe: ProbeBase) -> Disk:
     todo = [run for run in runs if run.spec.images_seen > 0 and not run.trained]
-    kept = sum(run.cost.encoder_bytes for run in todo)
     largest = sorted((run.cost.checkpoint_bytes for run in todo), reverse=True)
-    return kept, 2 * sum(largest[: max(1, at_once)])
+    return Disk(
+        encoders=sum(run.cost.encoder_bytes for run in todo),
+        features=sum(feature_bytes(run, probe) for run in runs),
+        checkpoints=2 * sum(largest[: max(1, at_once)]),
+    )
+
+
+def feature_bytes(run: PlannedRun, probe: ProbeBase) -> int:
+    """Of the tasks still to be probed, one after the other while `probe.keep_mb` has room: class token and mean of the
+    patches of each image in fp16, of bare pixels only these, and the labels. All the room where a size is not known."""
+    spec, limit, kept = run.spec, probe.keep_mb * 2**20, 0
+    values = spec.channels * spec.image_size**2 if spec.algorithm == "pixels" else 2 * spec.width
+    for info in map(run.tasks.__getitem__, run.missing_probes()):
+        if info.n_train is None or info.n_other is None:
+            return limit
+        n_images = min(info.n_train, probe.max_train or info.n_train) + info.n_other
+        needed = n_images * (2 * values + 8 * (info.n_classes if info.kind == "multi-label" else 1))
+        kept += needed if kept + needed <= limit else 0
+    return kept
 
 
 def free_bytes(root: Path) -> int:
@@ -156,13 +187,14 @@ def _disk(plan: Plan, nodes: Sequence[Node], sized: Sized) -> Iterator[Problem]:
     if not sized:
         return
     smallest = min((allotment.resources for _, allotment in sized), key=lambda r: (r.gpus, r.cpus))
-    kept, passing = disk_bytes([run for run, _ in sized], slots(nodes, smallest))
+    disk = disk_bytes([run for run, _ in sized], slots(nodes, smallest), plan.sweep.probe)
     free = free_bytes(plan.root)
-    if kept + passing + RESERVE > free:
+    if disk.total + RESERVE > free:
         what = (
-            f"the sweep will write {size(kept)} of encoders and up to {size(passing)} of checkpoints, "
-            f"and wants {size(RESERVE)} beside them; the disk has {size(free)} free; "
-            "make room (`scaling gc` says what is not needed), or give another `root:`"
+            f"the sweep will write {size(disk.encoders)} of encoders, {size(disk.features)} of features and up to "
+            f"{size(disk.checkpoints)} of checkpoints, and wants {size(RESERVE)} beside them; the disk has "
+            f"{size(free)} free; make room (`scaling gc` says what is not needed), keep fewer features "
+            "(probe.keep_mb), or give another `root:`"
         )
         yield Problem(where=str(plan.root), what=what)
 

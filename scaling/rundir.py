@@ -32,6 +32,9 @@ from uuid import uuid4
 from scaling.failures import FailureClass
 from scaling.records import ProbeResult, RunRecord
 
+FEATURES = "features-*.npz"
+"""What a run keeps of the tasks it probes, one file each."""
+
 
 class LeaseLost(RuntimeError):
     """Another attempt owns the run now; this one must write nothing more."""

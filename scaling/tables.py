@@ -190,9 +190,9 @@ def plan_summary(bill: Bill) -> Iterator[str]:
     yield f"training: {_lengths(bill)}"
     if bill.to_do:
         yield _time_in_all(bill)
-        kept, passing = bill.disk
-        free = f"{size(bill.disk_free)} free"
-        yield f"disk: {size(kept)} of encoders for good, up to {size(passing)} of checkpoints meanwhile; {free}"
+        disk, free = bill.disk, f"{size(bill.disk_free)} free"
+        good = f"{size(disk.encoders)} of encoders and {size(disk.features)} of kept features for good"
+        yield f"disk: {good}, up to {size(disk.checkpoints)} of checkpoints meanwhile; {free}"
     yield from _budget(bill)
     for problem in bill.problems:
         yield f"`scaling run` would refuse on this machine: {problem}"

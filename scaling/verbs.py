@@ -306,11 +306,12 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def gc(options: argparse.Namespace) -> int:
-    from scaling.housekeeping import delete, needless
+    from scaling.housekeeping import delete, needless, spare
     from scaling.live import size
 
     root = options.root.resolve()
-    found = needless(root)
+    features = spare(root)
+    found = [*needless(root), *(features if options.features else [])]
     for item in found:
         print(f"{size(item.bytes):>10}  {item.path.relative_to(root)}  ({item.why})")
     total = size(sum(item.bytes for item in found))
@@ -319,7 +320,10 @@ def gc(options: argparse.Namespace) -> int:
     elif options.yes:
         print(f"{total} freed in {delete(root, found)} of {len(found)} places")
     else:
-        print(f"{total} in {len(found)} places can go; `scaling gc --yes` deletes them")
+        more = " --features" if options.features else ""
+        print(f"{total} in {len(found)} places can go; `scaling gc{more} --yes` deletes them")
+    if features and not options.features:
+        print(f"{size(sum(item.bytes for item in features))} of kept features could go too; `scaling gc --features`")
     return DONE
 
 

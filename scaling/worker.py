@@ -50,7 +50,7 @@ from scaling.probes.kept import Kept, digest_of
 from scaling.probes.online import SHARE, Online, portion
 from scaling.process import die_with_parent
 from scaling.records import RunRecord
-from scaling.rundir import LeaseLost
+from scaling.rundir import FEATURES, LeaseLost
 from scaling.settings import peak_lr, recipe
 from scaling.train import Trained, autocast, build, pretrain
 

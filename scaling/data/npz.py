@@ -109,7 +109,8 @@ class Npz:
     def _info(self, name: str) -> TaskInfo:
         pack = self.options.files[name]
         assert pack.task is not None
-        labels = np.concatenate([_labels(self._load(name), split) for split in SPLITS])
+        by_split = {split: _labels(self._load(name), split) for split in SPLITS}
+        labels = np.concatenate(list(by_split.values()))
         multi_label = pack.task.kind == "multi-label"
         return TaskInfo(
             name=pack.task.name or name.removesuffix(".npz"),
@@ -117,6 +118,8 @@ class Npz:
             kind=pack.task.kind,
             n_classes=labels.shape[1] if multi_label else int(labels.max()) + 1,
             identity=f"{_sha(self._load(name))}-{self.options.image_size}x{self.options.channels}",
+            n_train=len(by_split["train"]),
+            n_other=len(labels) - len(by_split["train"]),
         )
 
     # --- pixels -----------------------------------------------------------------------------------------------

@@ -212,6 +212,8 @@ class Phantoms:
             kind=design.kind,
             n_classes=design.n_classes,
             identity=hashlib.sha256(made_of.encode()).hexdigest()[:16],
+            n_train=self.options.n_train,
+            n_other=self.options.n_val + self.options.n_test,
         )
 
     def _split(self, name: str, split: str, n: int) -> Split:

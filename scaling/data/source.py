@@ -51,6 +51,10 @@ class TaskInfo:
     """Classes, or labels for multi-label."""
     identity: str
     """Changes whenever an image or a label of the task changes."""
+    n_train: int | None = None
+    """Images of the training split; None in a plan from before it was noted."""
+    n_other: int | None = None
+    """Images of the validation and test splits together, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,10 @@ from torch import nn
 
 from scaling.data.source import TaskInfo
 from scaling.probes.features import SPLITS, TaskFeatures
+from scaling.rundir import FEATURES
 
 VERSION = 1
 """Raised when the same encoder and task begin to give other features."""
-PATTERN = "features-*.npz"
 Place = Callable[[Path], AbstractContextManager[Path]]
 """Opens a draft that takes the place of a path at the end of the block."""
 
@@ -80,7 +80,7 @@ class Kept:
         arrays: dict[str, NDArray] = {f"{split}/labels": values for split, values in features.labels.items()}
         arrays |= {f"{split}/{part}": values for split, of in features.parts.items() for part, values in of.items()}
         path = self._path(features.info)
-        others = sum(other.stat().st_size for other in self.folder.glob(PATTERN) if other != path)
+        others = sum(other.stat().st_size for other in self.folder.glob(FEATURES) if other != path)
         needed = sum(values.nbytes for values in arrays.values())
         if others + needed > self.limit:
             what = f"{needed / 2**20:.0f} MB would pass the {self.limit / 2**20:.0f} MB of probe.keep_mb"
@@ -93,7 +93,7 @@ class Kept:
             print(f"features of {features.info.name} are not kept: {error}", file=sys.stderr)
 
     def _path(self, info: TaskInfo) -> Path:
-        return self.folder / PATTERN.replace("*", info.name)
+        return self.folder / FEATURES.replace("*", info.name)
 
     def _key(self, info: TaskInfo) -> str:
         told = [VERSION, self.encoder, info.name, info.identity, self.max_train, self.seed]

@@ -14,6 +14,7 @@ import pytest
 
 from scaling.cli import main
 from scaling.control import Control
+from scaling.housekeeping import Needless
 from scaling.plan import Plan
 
 Make = Callable[..., Plan]
@@ -219,6 +220,24 @@ def test_gc_deletes_only_when_told(
     assert main(["gc", "--yes", "--root", str(kept.root)]) == 0
     assert "2 KiB freed in 1 of 1 places" in capsys.readouterr().out
     assert not checkpoint.exists()
+
+
+def test_gc_spares_kept_features_unless_told(
+    kept: Plan, pretend: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = kept.runs[0].dir.path / "features-ct_lesion.npz"
+    features.parent.mkdir(parents=True)
+    features.write_bytes(b"x" * 2048)
+    spared = Needless(path=features, bytes=2048, why="kept features")
+    monkeypatch.setattr("scaling.housekeeping.spare", lambda root: [spared])
+    root = ["--root", str(kept.root)]
+    assert main(["gc", "--yes", *root]) == 0
+    assert "2 KiB of kept features could go too; `scaling gc --features`" in capsys.readouterr().out
+    assert features.exists()
+    assert main(["gc", "--features", *root]) == 0
+    assert "2 KiB in 1 places can go; `scaling gc --features --yes` deletes them" in capsys.readouterr().out
+    assert main(["gc", "--features", "--yes", *root]) == 0
+    assert not features.exists()
 
 
 @pytest.mark.parametrize(

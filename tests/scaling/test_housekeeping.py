@@ -18,9 +18,10 @@ import pytest
 from scaling import housekeeping
 from scaling.control import only_driver
 from scaling.errors import SpecError
-from scaling.housekeeping import checks, delete, needless
+from scaling.housekeeping import checks, delete, needless, spare
 from scaling.plan import Plan
-from scaling.rundir import RunDir
+from scaling.planned import PlannedRun
+from scaling.rundir import RunDir, write_json
 
 Make = Callable[..., Plan]
 
@@ -200,3 +201,72 @@ def test_nothing_is_deleted_while_a_driver_works(plan: Plan) -> None:
         with pytest.raises(SpecError, match="is at work here and may want what looks needless"):
             delete(plan.root, found)
     assert found[0].path.exists()
+
+
+# --- kept features ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def featured(plan: Plan, pretend: Any) -> PlannedRun:
+    """A finished run of the sweep with features of its first task, and the task's images in the cache."""
+    run, task = plan.runs[0], plan.tasks[0]
+    pretend.done(run)
+    write_json(run.dir.path / "job.json", plan.job(run).model_dump(mode="json"))
+    (run.dir.path / "encoder.pt").write_bytes(b"x")
+    (run.dir.path / f"features-{task.name}.npz").write_bytes(b"x" * 100)
+    (plan.root / "cache").mkdir()
+    (plan.root / "cache" / f"task-{task.name}-{task.identity}.npz").write_bytes(b"x")
+    return run
+
+
+def features(plan: Plan) -> list[Path]:
+    return [item.path for item in spare(plan.root)]
+
+
+def test_kept_features_are_spared_until_they_are_asked_for(plan: Plan, featured: PlannedRun) -> None:
+    kept = featured.dir.path / f"features-{plan.tasks[0].name}.npz"
+    assert why(plan.root) == {}
+    (item,) = spare(plan.root)
+    assert (item.path, item.bytes) == (kept, 100)
+    assert delete(plan.root, [item]) == 1
+    assert not kept.exists()
+    assert (featured.dir.path / "encoder.pt").exists()
+
+
+@pytest.mark.parametrize("missing", ["encoder.pt", "result.json", "job.json"])
+def test_features_of_a_run_that_could_not_compute_them_again_stay(
+    missing: str, plan: Plan, featured: PlannedRun
+) -> None:
+    (featured.dir.path / missing).unlink()
+    assert features(plan) == []
+
+
+def test_features_of_images_that_are_gone_stay(plan: Plan, featured: PlannedRun) -> None:
+    cached = plan.root / "cache" / f"task-{plan.tasks[0].name}-{plan.tasks[0].identity}.npz"
+    cached.rename(cached.with_name(f"task-{plan.tasks[0].name}-0123456789abcdef.npz"))
+    assert features(plan) == []
+
+
+def test_features_of_images_that_can_go_stay(plan: Plan, featured: PlannedRun) -> None:
+    text = plan.path.read_text()
+    plan.path.write_text(text.replace(plan.tasks[0].identity, "0" * 16))
+    cached = f"cache/task-{plan.tasks[0].name}-{plan.tasks[0].identity}.npz"
+    assert why(plan.root) == {cached: "cache that no plan refers to"}
+    assert features(plan) == []
+
+
+def test_features_of_a_task_that_the_run_does_not_probe_stay(plan: Plan, featured: PlannedRun) -> None:
+    kept = featured.dir.path / f"features-{plan.tasks[0].name}.npz"
+    kept.rename(kept.with_name("features-another.npz"))
+    assert features(plan) == []
+
+
+def test_features_of_a_run_at_work_or_of_no_sweep_are_not_listed(
+    plan: Plan, featured: PlannedRun, pretend: Any
+) -> None:
+    pretend.at_work(featured, "probe")
+    assert features(plan) == []
+    (featured.dir.path / "heartbeat.json").unlink()
+    assert len(features(plan)) == 1
+    featured.dir.path.rename(plan.root / "runs" / "0123456789ab")  # goes as a whole
+    assert features(plan) == []

@@ -8,14 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from scaling import preflight as module
+from scaling.data.views import normalise
+from scaling.kernels import Kernels
 from scaling.launch.launcher import Node, Resources
-from scaling.plan import Plan
+from scaling.plan import Plan, source_of
 from scaling.preflight import (
     changed_data,
     disk_bytes,
+    feature_bytes,
     in_memory,
     node_table,
     over_budget,
@@ -24,6 +29,10 @@ from scaling.preflight import (
     unwritable,
     warnings,
 )
+from scaling.probes.features import parts_of, task_features
+from scaling.probes.kept import Kept
+from scaling.rundir import beside
+from scaling.train import build
 
 GIB = 2**30
 CPU = Node(name="c", host="box", cpus=8, memory=64 * GIB)
@@ -86,7 +95,8 @@ def test_nodes_of_a_kind_share_a_line() -> None:
 def test_too_little_disk_is_refused_with_the_bytes(plan_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "free_bytes", lambda root: GIB)
     said = told(plan_of(), CPU)
-    assert "of encoders and up to" in said
+    assert "of encoders, " in said
+    assert "of features and up to" in said
     assert "has 1 GiB free" in said
     assert "scaling gc" in said
 
@@ -94,12 +104,60 @@ def test_too_little_disk_is_refused_with_the_bytes(plan_of: Make, monkeypatch: p
 def test_disk_counts_encoders_for_good_and_checkpoints_twice_for_those_at_once(plan_of: Make, pretend: Any) -> None:
     plan = plan_of()
     trained = [run for run in plan.runs if run.spec.images_seen]
-    kept, passing = disk_bytes(plan.runs, at_once=2)
-    assert kept == sum(run.cost.encoder_bytes for run in trained)
+    disk = disk_bytes(plan.runs, 2, plan.sweep.probe)
+    assert disk.encoders == sum(run.cost.encoder_bytes for run in trained)
     largest = sorted((run.cost.checkpoint_bytes for run in trained), reverse=True)
-    assert passing == 2 * (largest[0] + largest[1])
+    assert disk.checkpoints == 2 * (largest[0] + largest[1])
+    assert disk.features == sum(feature_bytes(run, plan.sweep.probe) for run in plan.runs)
+    assert disk.total == disk.encoders + disk.checkpoints + disk.features
     pretend.trained(trained[0])
-    assert disk_bytes(plan.runs, at_once=2)[0] == kept - trained[0].cost.encoder_bytes
+    now = disk_bytes(plan.runs, 2, plan.sweep.probe)
+    assert now.encoders == disk.encoders - trained[0].cost.encoder_bytes
+    assert now.features == disk.features  # its tasks are still to be probed
+
+
+@pytest.mark.parametrize("algorithm", ["mae", "random", "pixels"])
+@pytest.mark.parametrize("max_train", [20, None])
+def test_kept_features_have_the_bytes_that_were_foretold(
+    algorithm: str, max_train: int | None, plan_of: Make, tmp_path: Path
+) -> None:
+    plan = plan_of(("probe: {", f"probe: {{max_train: {'null' if max_train is None else max_train}, "))
+    run = next(run for run in plan.runs if run.point.algorithm == algorithm)
+    encoder = build(run.spec, torch.device("cpu"), Kernels(precision="fp32", attention="plain")).probed.eval()
+    kept = Kept(folder=tmp_path, encoder="", max_train=max_train, seed=0, limit=2**30, place=beside)
+    source = source_of(plan.sweep.data)
+    for info in plan.tasks:
+        kept.write(
+            task_features(
+                lambda images: parts_of(encoder(normalise(images))),
+                source.task(info.name),
+                max_train=max_train,
+                seed=0,
+                batch_size=64,
+                device=torch.device("cpu"),
+            )
+        )
+    held = 0
+    for path in tmp_path.glob("features-*.npz"):
+        with np.load(path) as arrays:
+            held += sum(arrays[name].nbytes for name in arrays.files if "/" in name)
+    assert len(list(tmp_path.glob("features-*.npz"))) == len(plan.tasks) == 5
+    assert feature_bytes(run, plan.sweep.probe) == held
+
+
+def test_what_a_run_may_keep_bounds_its_features(plan_of: Make, pretend: Any) -> None:
+    plan = plan_of()
+    run, probe = plan.runs[0], plan.sweep.probe.model_copy(update={"keep_mb": 200})
+    sizes = (2**20, 2**20, 1000, 1000, 1000)
+    infos = (replace(info, n_train=0, n_other=n) for info, n in zip(plan.tasks, sizes, strict=True))
+    asked = replace(run, tasks=dict(zip(run.tasks, infos, strict=True)))
+    # 64 values and a label; the third task has three labels. The first two would be 272 MiB, so the second is left out.
+    assert feature_bytes(asked, probe) == 2**20 * 136 + 1000 * (128 + 3 * 8) + 2000 * 136
+    assert feature_bytes(asked, probe.model_copy(update={"keep_mb": 0})) == 0
+    unknown = replace(run, tasks={f: replace(info, n_train=None) for f, info in run.tasks.items()})
+    assert feature_bytes(unknown, probe) == 200 * 2**20
+    pretend.done(run)
+    assert feature_bytes(run, probe) == 0
 
 
 def test_slots_are_counted_node_by_node() -> None:

@@ -116,6 +116,8 @@ def test_tasks_are_what_they_announce(open_source: Open) -> None:
     for info in source.tasks():
         task = source.task(info.name)
         assert task.info == info
+        assert info.n_train == len(task.train.images)
+        assert info.n_other == len(task.val.images) + len(task.test.images)
         for split in (task.train, task.val, task.test):
             assert len(split.images) == len(split.labels) > 0
             if info.kind == "multi-label":
