@@ -51,6 +51,7 @@ class Line:
             "batch_size": self.run.spec.batch_size if self.run.spec.images_seen else 0,
             "n_ranks": given.n_ranks,
             "n_micro": given.n_micro,
+            "recomputed": given.recomputed,
             "cpus": given.resources.cpus,
             "gpus": given.resources.gpus,
             "memory_bytes": given.need,
@@ -219,7 +220,8 @@ def _left(run: PlannedRun, standing: Standing, given: Allotment, evidence: Evide
     spec, flops = run.spec, 0.0 if standing.record is not None else run.cost.train_flops
     rate = given.calibrated.images_per_second * given.n_ranks if given.calibrated else None
     images = spec.n_steps * spec.batch_size
-    found = evidence.estimate(run.point.model, run.point.algorithm, flops, rate, images)
+    point, recomputed = run.point, given.recomputed
+    found = evidence.estimate(point.model, point.algorithm, flops, rate, images, recomputed=recomputed)
     if found is None:
         return None, ""
     begun = standing.last["step"] / spec.n_steps if standing.last and flops and spec.n_steps else 0.0

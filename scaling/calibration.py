@@ -21,6 +21,11 @@ SCHEMA = 1
 NO_MATTER = set(Recipe.model_fields) - {"drop_path"} | {"labels"}
 """Options that change neither memory nor speed: how fast the optimiser moves, and what a few small heads learn."""
 
+RESIDENT = 0.4
+"""Share of a device's free memory that images may take for a whole run; the rest is the step's."""
+STREAMED = 2
+"""Batches that images beyond it are held of: the one that is trained on and the next."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
@@ -50,18 +55,21 @@ class Calibration:
     recomputed: bool = False
     """As `Job` has it."""
 
-    def gpu_bytes(self, spec: RunSpec) -> int:
-        """GPU memory a run of this shape takes with its own images."""
-        return self.memory_bytes + image_bytes(spec)
+    def gpu_bytes(self, spec: RunSpec, share: float = 1.0) -> int:
+        """GPU memory a run of this shape takes with its own images, on so much of a GPU."""
+        return self.memory_bytes + image_bytes(spec, int(self.device_memory_bytes * share))
 
     def host_bytes(self, spec: RunSpec) -> int:
-        """Host memory a run of this shape takes with its own images."""
-        return self.host_memory_bytes + image_bytes(spec)
+        """Host memory a run of this shape takes with its own images, without a GPU."""
+        return self.host_memory_bytes + image_bytes(spec, self.device_memory_bytes)
 
 
-def image_bytes(spec: RunSpec) -> int:
-    """uint8 pretraining images, which stay resident."""
-    return spec.n_images * spec.channels * spec.image_size**2
+def image_bytes(spec: RunSpec, memory: int = 0) -> int:
+    """uint8 pretraining images on a device with so much memory, 0 is unknown: all of them where `feed_of` keeps them
+    there, else the batches that it streams."""
+    one = spec.channels * spec.image_size**2
+    resident = memory == 0 or spec.n_images * one <= RESIDENT * memory
+    return (spec.n_images if resident else min(spec.n_images, STREAMED * spec.batch_size)) * one
 
 
 def shape_key(spec: RunSpec, n_micro: int, *, recomputed: bool = False) -> str:

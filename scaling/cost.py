@@ -24,6 +24,8 @@ CUDA_CONTEXT = 600 * 2**20
 """Bytes of a GPU that a process takes before its first tensor; drivers differ by some hundred MiB."""
 PROCESS = 700 * 2**20
 """Bytes of host memory of a process that has torch loaded."""
+RECOMPUTING = 1.3
+"""Times the work of a step whose blocks compute their activations anew: at most one forward pass in three more."""
 OPTIMISER_BYTES = 16
 """Per trained parameter: fp32 weight, gradient and AdamW's two moments."""
 HELD_BYTES = 4
@@ -50,6 +52,8 @@ class RunCost:
     """Of the whole pretraining, multiply-add = 2."""
     values_per_image: float = 0.0
     """Activations kept for the backward pass."""
+    values_recomputed: float = 0.0
+    """Where blocks compute theirs anew."""
     n_params_held: int = 0
     """Parameters in memory that no optimiser moves."""
     n_params_embedding: int = 0
@@ -96,13 +100,17 @@ class RunCost:
         """On disk, kept for good."""
         return 4 * self.n_params
 
-    def step_bytes(self, spec: RunSpec, n_micro: int, *, on_gpu: bool) -> int:
-        """Memory of a step, estimated: of the GPU, or of the host without one. Off by a third is no surprise."""
+    def step_bytes(
+        self, spec: RunSpec, n_micro: int, *, on_gpu: bool, memory: int = 0, recomputed: bool = False
+    ) -> int:
+        """Memory of a step, estimated: of the GPU, or of the host without one, which has `memory` in all. Off by a
+        third is no surprise."""
         wide = 4 if spec.precision == "fp32" or not on_gpu else 2
         held = OPTIMISER_BYTES * self.n_params_total + HELD_BYTES * self.n_params_held
         images = -(-spec.batch_size // n_micro)
         around = CUDA_CONTEXT if on_gpu else PROCESS
-        return int(held + images * self.values_per_image * wide + image_bytes(spec) + around)
+        values = self.values_recomputed if recomputed else self.values_per_image
+        return int(held + images * values * wide + image_bytes(spec, memory) + around)
 
 
 def shape_of(spec: RunSpec) -> Shape:
@@ -117,6 +125,7 @@ def cost_of(spec: RunSpec) -> RunCost:
         flops_per_image=cost.flops_per_image,
         train_flops=cost.flops_per_image * spec.n_steps * spec.batch_size,
         values_per_image=cost.values_per_image,
+        values_recomputed=cost.values_recomputed,
         n_params_held=cost.n_params_held,
         n_params_embedding=embedding_params(shape),
         paper_axis=paper_axis(shape),
@@ -169,9 +178,17 @@ class Evidence:
         self._lines: dict[str, tuple[float, float] | None] = {}
 
     def estimate(
-        self, model: str, algorithm: str, train_flops: float, images_per_second: float | None = None, images: int = 0
+        self,
+        model: str,
+        algorithm: str,
+        train_flops: float,
+        images_per_second: float | None = None,
+        images: int = 0,
+        *,
+        recomputed: bool = False,
     ) -> Estimate | None:
-        """None while nothing is known. `images_per_second`: of calibrated steps of the shape, for so many images."""
+        """None while nothing is known. `images_per_second`: of calibrated steps of the shape, for so many images.
+        `recomputed`: runs of its kind are too, those of other kinds not."""
         if train_flops == 0:
             return None if self._untrained is None else Estimate(seconds=self._untrained, basis="runs")
         if rate := self._rates.get((model, algorithm)):
@@ -181,7 +198,8 @@ class Evidence:
         if algorithm not in self._lines:
             self._lines[algorithm] = self._line(algorithm)
         line = self._lines[algorithm]
-        return None if line is None else Estimate(seconds=line[0] + line[1] * train_flops, basis="other runs")
+        work = train_flops * (RECOMPUTING if recomputed else 1.0)
+        return None if line is None else Estimate(seconds=line[0] + line[1] * work, basis="other runs")
 
     def _line(self, algorithm: str) -> tuple[float, float] | None:
         """Seconds at no FLOPs and seconds a FLOP, neither negative."""
@@ -209,11 +227,11 @@ class Calibrated:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def of(self, spec: RunSpec, n_micro: int) -> Calibration | None:
+    def of(self, spec: RunSpec, n_micro: int, *, recomputed: bool = False) -> Calibration | None:
         if not self._by_key:
             return None
         # Runs of a sweep differ in few of the things a shape's key is made of; hashing all of each would take seconds.
-        fast = (shape_of(spec), spec.algorithm, spec.batch_size, spec.precision, spec.options, n_micro)
+        fast = (shape_of(spec), spec.algorithm, spec.batch_size, spec.precision, spec.options, n_micro, recomputed)
         if fast not in self._keys:
-            self._keys[fast] = shape_key(spec, n_micro)
+            self._keys[fast] = shape_key(spec, n_micro, recomputed=recomputed)
         return self._by_key.get(self._keys[fast])

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from scaling.calibration import load_calibrations
@@ -30,7 +31,7 @@ from scaling.records import UNSOUND
 from scaling.runbody import RunBody, end_attempt
 from scaling.scheduler import Running as Attempt
 from scaling.scheduler import Scheduler
-from scaling.sizing import Sizer
+from scaling.sizing import Allotment, Sizer
 from scaling.sweeping import Sweeping
 from scaling.task import Effort, Event, Task
 
@@ -149,7 +150,7 @@ class Driver:
                     sweep=sweeping.name,
                     body=RunBody(plan, run, self.owner),
                     rank=sign * cost,
-                    effort=Effort(resources=given.resources, n_micro=max(given.n_micro, _n_micro(run))),
+                    effort=_effort(run, given),
                     n_ranks=given.n_ranks,
                     max_micro=max(1, run.spec.batch_size // given.n_ranks),
                     priority=sweep.schedule.priority,
@@ -379,10 +380,14 @@ class Driver:
                 other.failed[key] = event.failure
 
 
-def _n_micro(run: PlannedRun) -> int:
-    """Micro-batches the run's last attempt was cut down to, so that a new driver does not run out of memory anew."""
-    began = [line for line in run.dir.attempts() if "n_micro" in line]
-    return int(began[-1]["n_micro"]) if began else 1
+def _effort(run: PlannedRun, given: Allotment) -> Effort:
+    """In a step no larger than the run's last attempt was cut down to, lest a new driver run out of memory anew."""
+    last: dict[str, Any] = next((line for line in reversed(run.dir.attempts()) if "n_micro" in line), {})
+    return Effort(
+        resources=given.resources,
+        n_micro=max(given.n_micro, last.get("n_micro", 1)),
+        recomputed=given.recomputed or last.get("recomputed", False),
+    )
 
 
 def describe_failure(run: PlannedRun) -> str:

@@ -30,11 +30,15 @@ class Forecast:
         self._measured = list(measured)
         self._evidence: Evidence | None = None
         self._rates: dict[str, float] = {}
-        self._kinds: dict[tuple[str, str, float, float | None], float | None] = {}
+        self._recomputed = set[str]()
+        self._kinds: dict[tuple[str, str, float, float | None, bool], float | None] = {}
         self._errors: deque[float] = deque(maxlen=REMEMBERED)
 
     def allot(self, run: PlannedRun, given: Allotment) -> None:
-        """What was calibrated of the run's shape, for as long as no run of its kind is finished."""
+        """What was calibrated of the run's shape, for as long as no run of its kind is finished, and what its step does
+        beside."""
+        if given.recomputed:
+            self._recomputed.add(run.dir.run)
         if given.calibrated:
             self._rates[run.dir.run] = given.calibrated.images_per_second * given.n_ranks
 
@@ -42,11 +46,12 @@ class Forecast:
         """Of a whole run; None while nothing of the kind was timed or calibrated."""
         flops = 0.0 if probes_only else run.cost.train_flops
         point, rate = run.point, self._rates.get(run.dir.run)
-        kind = (point.model, point.algorithm, flops, rate)
+        recomputed = run.dir.run in self._recomputed
+        kind = (point.model, point.algorithm, flops, rate, recomputed)
         if kind not in self._kinds:
             self._evidence = self._evidence or Evidence(self._measured)
             images = run.spec.n_steps * run.spec.batch_size
-            found = self._evidence.estimate(point.model, point.algorithm, flops, rate, images)
+            found = self._evidence.estimate(*kind[:4], images, recomputed=recomputed)
             self._kinds[kind] = found.seconds if found else None
         return self._kinds[kind]
 

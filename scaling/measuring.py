@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -37,11 +37,25 @@ class Shape:
     """The batch is split into so many, one after the other: micro-batches x ranks."""
     node: Node
     on_gpu: bool
+    recomputed: bool = False
+    """As `Job` has it."""
 
     def __str__(self) -> str:
         batch = self.run.spec.batch_size
         split = f"{batch // self.parts} x {self.parts}" if self.parts > 1 else str(batch)
+        split += ", recomputed" * self.recomputed
         return f"{self.run.point.model}/{self.run.point.algorithm}, batch {split}, on {self.device}"
+
+    def lighter(self, least: int) -> Shape | None:
+        """In twice as many parts; behind single images with activations computed anew, first in the `least` parts;
+        None behind these."""
+        parts, recomputed = 2 * self.parts, self.recomputed
+        if parts > self.run.spec.batch_size:
+            if recomputed:
+                return None
+            parts, recomputed = least, True
+        key = shape_key(self.run.spec, parts, recomputed=recomputed)
+        return replace(self, key=key, parts=parts, recomputed=recomputed)
 
     @property
     def device(self) -> str:
@@ -53,7 +67,8 @@ def measure_all(
 ) -> tuple[list[Calibration], int]:
     """All measurements that this plan and these devices have then, and how many shapes could not be measured.
 
-    A shape that does not fit a GPU is tried again in twice as many parts. Raises SpecError without a device.
+    A shape that does not fit a GPU is tried again in twice as many parts, then with activations computed anew. Raises
+    SpecError without a device.
     """
     shapes = shapes_of(plan, launcher.nodes())
     known = {} if again else _known(plan, shapes)
@@ -90,8 +105,7 @@ def shapes_of(plan: Plan, nodes: Sequence[Node]) -> list[Shape]:
     if not devices:
         what = f"asks for GPUs, and no node has such; write `gpus: auto`, or --address\n{node_table(nodes)}"
         raise SpecError([plan.document.problem(("resources", "gpus"), what)])
-    whole = int(options.gpus) if not isinstance(options.gpus, str) else 1
-    parts = options.processes or max(1, whole)
+    parts = _ranks(plan)
     found: dict[tuple[str, str | None], Shape] = {}
     for run in plan.unique().values():
         if run.spec.images_seen:
@@ -102,6 +116,12 @@ def shapes_of(plan: Plan, nodes: Sequence[Node]) -> list[Shape]:
     return list(found.values())
 
 
+def _ranks(plan: Plan) -> int:
+    """Processes that share a run: the fewest parts of a batch."""
+    options = plan.sweep.resources
+    return options.processes or (1 if isinstance(options.gpus, str) else max(1, int(options.gpus)))
+
+
 def _known(plan: Plan, shapes: Sequence[Shape], *, every_part: bool = False) -> dict[tuple[str, str], Calibration]:
     """(shape, device) -> its measurement; with `every_part` also those in more parts than asked for."""
     devices = {shape.device for shape in shapes}
@@ -110,7 +130,7 @@ def _known(plan: Plan, shapes: Sequence[Shape], *, every_part: bool = False) -> 
         for shape in shapes:
             parts = shape.parts
             while parts <= shape.run.spec.batch_size:
-                keys.add(shape_key(shape.run.spec, parts))
+                keys |= {shape_key(shape.run.spec, parts, recomputed=recomputed) for recomputed in (False, True)}
                 parts *= 2
     found, cpus = {}, plan.sweep.resources.cpus
     for calibration in load_calibrations(plan.root):
@@ -129,7 +149,8 @@ def _start(plan: Plan, shape: Shape, launcher: Launcher) -> str:
     """Token of the order."""
     token, options = uuid4().hex, plan.sweep.resources
     path = _folder(plan, token)
-    settings = {"n_micro": shape.parts, "use_gpu": shape.on_gpu, "gpu_share": 1.0, "cpus": options.cpus}
+    step = {"n_micro": shape.parts, "recomputed": shape.recomputed}
+    settings = {**step, "use_gpu": shape.on_gpu, "gpu_share": 1.0, "cpus": options.cpus}
     write_whole(path / "job.json", plan.job(shape.run).model_copy(update=settings).model_dump_json(indent=1))
     RunDir(path).lease(token, owner="calibrate")
     given = Resources(cpus=options.cpus, gpus=float(shape.on_gpu), memory=int((options.memory_gb or 0) * 2**30))
@@ -150,12 +171,9 @@ def _settle(plan: Plan, shape: Shape, ended: Ended, say: Callable[[str], None]) 
     if failure is None:
         kind, error = classify_exit(ended.code, tail, oom_killed=ended.oom_killed)
         failure = {"kind": kind, "error": error}
-    more = 2 * shape.parts
-    if failure["kind"] == "gpu_oom" and more <= shape.run.spec.batch_size:
-        say(f"{shape}: does not fit; again in {more} parts")
+    if failure["kind"] == "gpu_oom" and (lighter := shape.lighter(_ranks(plan))):
+        say(f"{shape}: does not fit; again in {lighter.parts} parts" + ", recomputed" * lighter.recomputed)
         shutil.rmtree(ended.path, ignore_errors=True)
-        return Shape(
-            key=shape_key(shape.run.spec, more), run=shape.run, parts=more, node=shape.node, on_gpu=shape.on_gpu
-        )
+        return lighter
     say(f"{shape}: {failure['kind']}: {failure['error']}\n  log: {ended.path / 'log.txt'}")
     return "failed"

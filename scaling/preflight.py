@@ -62,7 +62,8 @@ def _nodes(plan: Plan, nodes: Sequence[Node], sized: Sized) -> Iterator[Problem]
         what = (
             f"{_named(runs)} {_verb(runs, 'was', 'were')} measured to need {size(most.need)} of GPU memory even with "
             f"{most.n_micro} micro-batches a step{' and activations computed anew' * most.recomputed}; the GPU has "
-            f"{size(most.gpu_memory)}; leave the model out, lower pretrain.batch_size, or use a larger GPU\n{node_table(nodes)}"
+            f"{size(most.gpu_memory)}; leave the model out, lower pretrain.batch_size, or use a larger GPU\n"
+            f"{node_table(nodes)}"
         )
         yield plan.document.problem(("resources",), what)
 

@@ -35,7 +35,8 @@ class RunBody:
         close_open_attempt(self.dir)
         attempt = self.dir.lease(token, owner=self.owner)
         gpus = effort.resources.gpus
-        settings = {"n_micro": effort.n_micro, "gpu_share": min(1.0, gpus) if gpus else 1.0, "use_gpu": gpus > 0}
+        step = {"n_micro": effort.n_micro, "recomputed": effort.recomputed}
+        settings = {**step, "gpu_share": min(1.0, gpus) if gpus else 1.0, "use_gpu": gpus > 0}
         job = self.plan.job(self.run).model_copy(update={**settings, "cpus": effort.resources.cpus})
         write_whole(self.dir.path / "job.json", job.model_dump_json(indent=1), durable=False)  # written anew each time
         self._before = self._durable()
@@ -46,7 +47,7 @@ class RunBody:
                 "sweep": self.plan.sweep.name,
                 "owner": self.owner,
                 "node": node.host,
-                "n_micro": effort.n_micro,
+                **step,
                 **_given(effort.resources),
             }
         )

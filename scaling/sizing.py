@@ -5,6 +5,7 @@ Pure: plan, nodes and measurements come in. Row of the driver, which asks for ev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +30,8 @@ class Allotment:
     """Processes that share the run."""
     n_micro: int
     """Micro-batches per step and rank."""
+    recomputed: bool
+    """Whether activations are computed anew, because a single image a rank would not fit else."""
     need: int
     """Bytes: of the GPU for one rank, of the host without a GPU."""
     basis: Literal["measured", "estimated"]
@@ -53,6 +56,7 @@ class Sizer:
         self.gpus = self._wanted(bool(able))
         known = [node.gpu_memory for node in able if node.gpu_memory] if self.gpus else []
         self.gpu_memory = min(known, default=0)
+        self.memory = min((node.memory for node in nodes if node.memory), default=0)
         kinds = {node.accelerator for node in able} if self.gpus else set()
         self.calibrated = Calibrated([c for c in calibrations if _counts(c, kinds, self.options.cpus)])
 
@@ -69,7 +73,7 @@ class Sizer:
         n_ranks = (self.options.processes or max(1, int(gpus))) if trains else 1
         if not trains and gpus > 1:
             gpus = 1.0
-        n_micro, need, calibrated = self._fit(run, n_ranks, min(1.0, gpus))
+        n_micro, recomputed, need, calibrated = self._fit(run, n_ranks, min(1.0, gpus))
         if self.options.gpus == "packed" and calibrated is not None and self.gpu_memory and gpus == 1:
             k = int(USABLE * self.gpu_memory / need)
             gpus = 1 / k if k >= 2 else 1.0
@@ -82,29 +86,34 @@ class Sizer:
             ),
             n_ranks=n_ranks,
             n_micro=n_micro,
+            recomputed=recomputed,
             need=need,
             basis="measured" if calibrated else "estimated",
             calibrated=calibrated,
             gpu_memory=int(self.gpu_memory * min(1.0, self.gpus)) if gpus else 0,
         )
 
-    def _fit(self, run: PlannedRun, n_ranks: int, share: float) -> tuple[int, int, Calibration | None]:
-        """Fewest micro-batches, a power of two, with which a step fits the share of the GPU; and the need with them."""
-        most = max(1, run.spec.batch_size // n_ranks)
-        n_micro = 1
-        while True:
-            need, calibrated = self._need(run, n_micro * n_ranks)
-            fits = share == 0 or self.gpu_memory == 0 or need <= USABLE * self.gpu_memory * share
-            if fits or 2 * n_micro > most:
-                return n_micro, need, calibrated
-            n_micro *= 2
+    def _fit(self, run: PlannedRun, n_ranks: int, share: float) -> tuple[int, bool, int, Calibration | None]:
+        """Fewest micro-batches, a power of two, with which a step fits the share of the GPU; whether it must compute
+        activations anew, which micro-batches, costing no FLOPs, are tried before; and the need with both."""
+        most = max(1, run.spec.batch_size // n_ranks) if run.spec.images_seen else 1
+        room = USABLE * self.gpu_memory * share or math.inf
+        parts = [2**i for i in range(most.bit_length())]
+        ways = [(n_micro, recomputed) for recomputed in (False, run.spec.images_seen > 0) for n_micro in parts]
+        for n_micro, recomputed in ways:
+            need, calibrated = self._need(run, n_micro * n_ranks, recomputed, share)
+            if need <= room:
+                break
+        return n_micro, recomputed, need, calibrated
 
-    def _need(self, run: PlannedRun, parts: int) -> tuple[int, Calibration | None]:
+    def _need(self, run: PlannedRun, parts: int, recomputed: bool, share: float) -> tuple[int, Calibration | None]:
         """Bytes with the batch in so many parts, and the measurement that says so."""
-        found = self.calibrated.of(run.spec, parts)
+        found = self.calibrated.of(run.spec, parts, recomputed=recomputed)
         if found is None:
-            return run.cost.step_bytes(run.spec, parts, on_gpu=self.gpus > 0), None
-        return (found.gpu_bytes(run.spec) if self.gpus else found.host_bytes(run.spec)), found
+            on_gpu = self.gpus > 0
+            memory = int(self.gpu_memory * share) if on_gpu else self.memory
+            return run.cost.step_bytes(run.spec, parts, on_gpu=on_gpu, memory=memory, recomputed=recomputed), None
+        return (found.gpu_bytes(run.spec, share) if self.gpus else found.host_bytes(run.spec)), found
 
 
 def _counts(calibration: Calibration, kinds: set[str | None], cpus: int) -> bool:

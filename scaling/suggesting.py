@@ -252,7 +252,8 @@ def _pricer(plan: Plan, unit: Unit, nodes: Sequence[Node]) -> tuple[Pricer, Sequ
         given = sizer.size(run)
         rate = given.calibrated.images_per_second * given.n_ranks if given.calibrated else None
         images = run.spec.n_steps * run.spec.batch_size
-        found = evidence.estimate(run.point.model, run.point.algorithm, run.cost.train_flops, rate, images)
+        point, flops, recomputed = run.point, run.cost.train_flops, given.recomputed
+        found = evidence.estimate(point.model, point.algorithm, flops, rate, images, recomputed=recomputed)
         if found is None:
             return None
         share = given.resources.gpus if unit == "GPU-hours" else given.resources.cpus

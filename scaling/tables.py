@@ -104,14 +104,16 @@ def _by_rule(excluded: Sequence[Excluded]) -> Mapping[str, list[Excluded]]:
 
 
 def _batch(line: Line) -> str:
-    """Images a step; how it is split into micro-batches and ranks where it is."""
+    """Images a step; how it is split into micro-batches and ranks where it is, and whether activations are computed
+    anew."""
     if not line.run.spec.images_seen:
         return "-"
     given, batch = line.allotment, line.run.spec.batch_size
+    again = " recomputed" * given.recomputed
     if given.n_micro * given.n_ranks == 1:
-        return str(batch)
+        return f"{batch}{again}"
     ranks = f" x {given.n_ranks} ranks" if given.n_ranks > 1 else ""
-    return f"{batch // (given.n_micro * given.n_ranks)} x {given.n_micro}{ranks}"
+    return f"{batch // (given.n_micro * given.n_ranks)} x {given.n_micro}{ranks}{again}"
 
 
 def gpus(n: float) -> str:
@@ -274,7 +276,8 @@ def calibration_table(found: Sequence[Calibration]) -> Table:
             c.device,
             c.model,
             c.algorithm,
-            f"{c.batch_size // c.n_micro} x {c.n_micro}" if c.n_micro > 1 else str(c.batch_size),
+            (f"{c.batch_size // c.n_micro} x {c.n_micro}" if c.n_micro > 1 else str(c.batch_size))
+            + " recomputed" * c.recomputed,
             size(c.memory_bytes),
             size(c.host_memory_bytes),
             f"{c.images_per_second:,.0f}",

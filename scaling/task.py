@@ -36,6 +36,8 @@ class Effort:
     resources: Resources
     n_micro: int = 1
     """Micro-batches per step and rank."""
+    recomputed: bool = False
+    """Whether blocks compute their activations anew in the backward pass."""
 
 
 class Body(Protocol):
@@ -110,9 +112,9 @@ def lighter(effort: Effort, kind: FailureClass, task: Task, nodes: Sequence[Node
     if kind == "gpu_oom":
         n_micro = min(2 * effort.n_micro, task.max_micro)
         whole = replace(given, gpus=max(given.gpus, 1.0) if given.gpus else 0.0)  # a run that has none gets none
-        if n_micro == effort.n_micro and whole == given:
-            return None
-        return Effort(resources=whole, n_micro=n_micro)
+        if n_micro > effort.n_micro or whole != given:
+            return replace(effort, resources=whole, n_micro=n_micro)
+        return None if effort.recomputed else replace(effort, recomputed=True)
     if kind == "host_oom":
         largest = max((node.memory for node in nodes), default=0)
         # Who asked for nothing had at most the share of its cores.

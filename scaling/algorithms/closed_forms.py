@@ -36,6 +36,29 @@ from scaling.options import (
 )
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Transformer blocks that are trained, one behind the other."""
+
+    sequences: float
+    """Of an image that go through together."""
+    depth: int
+    tokens: int
+    width: int
+    scaled: bool = False
+    """Whether they have LayerScale."""
+
+    @property
+    def block_inputs(self) -> float:
+        """Values that go into one block, for an image."""
+        return self.sequences * self.tokens * self.width
+
+    @property
+    def block_values(self) -> float:
+        """Values that one block keeps for its backward pass, for an image."""
+        return self.sequences * block_values(self.tokens, self.width) + 2 * self.scaled * self.block_inputs
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """What an algorithm costs at a shape."""
@@ -46,8 +69,16 @@ class Cost:
     """Of one training step divided by its batch, multiply-add = 2, backward = 2 x forward; attention counted."""
     values_per_image: float = 0.0
     """Activations kept for the backward pass; decides the memory of a step, to perhaps a third."""
+    stacks: tuple[Stack, ...] = ()
+    """All that `values_per_image` counts."""
     n_params_held: int = 0
     """Parameters in memory that no optimiser moves, such as a teacher's."""
+
+    @property
+    def values_recomputed(self) -> float:
+        """`values_per_image` where blocks keep their input alone and, one at a time, make the rest anew."""
+        spared = sum(stack.depth * (stack.block_values - stack.block_inputs) for stack in self.stacks)
+        return self.values_per_image - spared + max((stack.block_values for stack in self.stacks), default=0.0)
 
 
 def n_kept(shape: Shape, options: MaeOptions) -> int:
@@ -77,6 +108,7 @@ def mae(shape: Shape, options: MaeOptions) -> Cost:
         n_params={"encoder": n_params(shape), "decoder": decoder},
         flops_per_image=3 * forward,
         values_per_image=encoder_values(shape, kept) + depth * block_values(n + 1, width) + 3 * n * p,
+        stacks=(Stack(1, shape.depth, kept + 1, shape.width), Stack(1, depth, n + 1, width)),
     )
 
 
@@ -143,6 +175,10 @@ def dinov2(shape: Shape, options: DinoV2Options) -> Cost:
         n_params=n_params_of,
         flops_per_image=3 * (encoded + n_local(o) * encoder_flops(shape, n_small)) + encoded + heads,
         values_per_image=seen + kept,
+        stacks=(
+            Stack(2, shape.depth, n_global + 1, shape.width, scaled),
+            Stack(n_local(o), shape.depth, n_small + 1, shape.width, scaled),
+        ),
         n_params_held=n_held,
     )
 
@@ -179,6 +215,7 @@ def simclr(shape: Shape, options: SimClrOptions) -> Cost:
         n_params={"encoder": n_params(shape), "projector": projector_params(widths, "scale")},
         flops_per_image=3 * 2 * (encoder_flops(shape, n) + projector_flops(widths)),
         values_per_image=2 * (encoder_values(shape, n) + projector_values(widths)),
+        stacks=(Stack(2, shape.depth, n + 1, shape.width),),
     )
 
 
@@ -206,7 +243,13 @@ def mocov3(shape: Shape, options: MocoV3Options) -> Cost:
         parts["frozen"], held = -frozen, held + frozen
         flops -= 2 * 2 * 2 * n * shape.patch_values * shape.width
     kept = encoder_values(shape, n) + projector_values(projector) + projector_values(predictor)
-    return Cost(n_params=parts, flops_per_image=flops, values_per_image=2 * kept, n_params_held=held)
+    return Cost(
+        n_params=parts,
+        flops_per_image=flops,
+        values_per_image=2 * kept,
+        stacks=(Stack(2, shape.depth, n + 1, shape.width),),
+        n_params_held=held,
+    )
 
 
 def block_counts(shape: Shape, options: IJepaOptions) -> tuple[int, int]:
@@ -243,6 +286,7 @@ def ijepa(shape: Shape, options: IJepaOptions) -> Cost:
         n_params={"encoder": n_params(shape), "predictor": predictor},
         flops_per_image=3 * (encoder_flops(shape, context) + predicted) + encoder_flops(shape, shape.n_patches),
         values_per_image=encoder_values(shape, context) + kept,
+        stacks=(Stack(1, shape.depth, context + 1, d), Stack(t, depth, tokens, width)),
         n_params_held=n_params(shape),
     )
 
@@ -263,6 +307,10 @@ def lejepa(shape: Shape, options: LeJepaOptions) -> Cost:
         n_params={"encoder": n_params(shape), "projector": projector_params(widths, "linear")},
         flops_per_image=3 * (encoded + views * projector_flops(widths)) + 2 * views * sliced,
         values_per_image=seen + views * (projector_values(widths) + 2 * o.n_slices),
+        stacks=(
+            Stack(2, shape.depth, n_global + 1, shape.width),
+            Stack(o.n_local, shape.depth, n_small + 1, shape.width),
+        ),
     )
 
 
@@ -274,6 +322,7 @@ def supervised(shape: Shape, options: SupervisedOptions) -> Cost:
         n_params={"encoder": n_params(shape), "head": (width + 1) * classes},
         flops_per_image=3 * (encoder_flops(shape, shape.n_patches) + 2.0 * width * classes),
         values_per_image=encoder_values(shape, shape.n_patches) + width + 2 * classes,
+        stacks=(Stack(1, shape.depth, shape.n_patches + 1, shape.width),),
     )
 
 

@@ -13,11 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from scaling.calibration import RESIDENT
 from scaling.data.source import Images
 from scaling.parallel import Part
-
-SHARE = 0.4
-"""Of the device's free memory that images may take for a whole run; the rest is the step's."""
 
 
 class Feed(Protocol):
@@ -32,7 +30,7 @@ class Feed(Protocol):
         ...
 
 
-def feed_of(images: Images, parts: Sequence[Part], device: torch.device, *, share: float = SHARE) -> Feed:
+def feed_of(images: Images, parts: Sequence[Part], device: torch.device, *, share: float = RESIDENT) -> Feed:
     """`parts`: this process's of every batch. Images beyond `share` of the free memory stay where they are, which may
     be a memory-mapped file."""
     fits = images.nbytes <= share * _free_bytes(device)

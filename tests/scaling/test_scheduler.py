@@ -293,14 +293,15 @@ def test_a_preempted_run_that_gets_on_is_never_given_up() -> None:
     assert world.kinds("stuck")[-1] == "failed"
 
 
-def test_gpu_memory_running_out_halves_the_micro_batch_on_a_whole_gpu_until_it_cannot() -> None:
+def test_gpu_memory_running_out_halves_the_micro_batch_on_a_whole_gpu_and_then_spares_activations() -> None:
     world = World(machines=[Node(name="a", host="a", cpus=2, gpus=1)])
     scheduler = world.scheduler()
     policies = dict.fromkeys(FAILURE_CLASSES, Policy(tries=9))
     body = FakeBody(outcomes=[Outcome(kind="gpu_oom")] * 9)
     scheduler.add(world.task("r", body, gpus=0.5, policies=policies, max_micro=4))
     carry_out(scheduler, world)
-    assert [(e.resources.gpus, e.n_micro) for e in body.efforts] == [(0.5, 1), (1, 2), (1, 4)]
+    efforts = [(e.resources.gpus, e.n_micro, e.recomputed) for e in body.efforts]
+    assert efforts == [(0.5, 1, False), (1, 2, False), (1, 4, False), (1, 4, True)]
     assert world.kinds("r")[-1] == "failed"
 
 

@@ -27,11 +27,13 @@ def asking(plan_of: Make, resources: str) -> Plan:
     return plan_of(("probe: {", f"resources: {{{resources}}}\nprobe: {{"))
 
 
-def measured(run: PlannedRun, parts: int, memory: int, device: str = "NVIDIA H100 80GB HBM3") -> Calibration:
+def measured(
+    run: PlannedRun, parts: int, memory: int, device: str = "NVIDIA H100 80GB HBM3", *, recomputed: bool = False
+) -> Calibration:
     return Calibration(
         device=device,
         device_memory_bytes=80 * GIB,
-        shape_key=shape_key(run.spec, parts),
+        shape_key=shape_key(run.spec, parts, recomputed=recomputed),
         model=run.point.model,
         algorithm=run.point.algorithm,
         batch_size=run.spec.batch_size,
@@ -41,6 +43,7 @@ def measured(run: PlannedRun, parts: int, memory: int, device: str = "NVIDIA H10
         host_memory_bytes=2 * GIB,
         images_per_second=100.0,
         seconds=1.0,
+        recomputed=recomputed,
     )
 
 
@@ -110,16 +113,52 @@ def test_a_step_that_does_not_fit_is_split_until_it_does(plan_of: Make) -> None:
     run = plan.runs[0]
     sizes: list[Any] = [measured(run, 1, 100 * GIB), measured(run, 2, 75 * GIB), measured(run, 4, 40 * GIB)]
     given = Sizer(plan, [H100], sizes).size(run)
-    assert (given.n_micro, given.fits) == (4, True)
+    assert (given.n_micro, given.recomputed, given.fits) == (4, False, True)
     assert given.need == pytest.approx(40 * GIB, rel=0.001)
 
 
 def test_what_fits_in_no_number_of_parts_says_so(plan_of: Make) -> None:
     plan = plan_of()
     run = plan.runs[0]
-    sizes = [measured(run, parts, 90 * GIB) for parts in (1, 2, 4, 8, 16)]
-    given = Sizer(plan, [H100], sizes).size(run)
-    assert (given.n_micro, given.fits) == (run.spec.batch_size, False)
+    kept, anew = (
+        [measured(run, parts, memory * GIB, recomputed=recomputed) for parts in (1, 2, 4, 8, 16)]
+        for memory, recomputed in ((90, False), (80, True))
+    )
+    given = Sizer(plan, [H100], [*kept, *anew]).size(run)
+    assert (given.n_micro, given.recomputed, given.fits) == (run.spec.batch_size, True, False)
+
+
+def test_activations_are_computed_anew_where_a_single_image_does_not_fit_else_and_in_as_few_parts_as_do(
+    plan_of: Make,
+) -> None:
+    plan = plan_of()
+    run = plan.runs[0]
+    kept = [measured(run, parts, 80 * GIB) for parts in (1, 2, 4, 8, 16)]
+    anew = [measured(run, parts, memory * GIB, recomputed=True) for parts, memory in ((1, 75), (2, 73), (4, 20))]
+    given = Sizer(plan, [H100], [*kept, *anew]).size(run)
+    assert (given.n_micro, given.recomputed, given.basis, given.fits) == (2, True, "measured", True)
+    estimated = Sizer(plan, [H100], kept).size(run)
+    assert (estimated.n_micro, estimated.recomputed, estimated.basis) == (1, True, "estimated")
+
+
+def test_images_that_a_gpu_or_its_share_cannot_keep_are_counted_as_the_batches_that_are_streamed(
+    plan_of: Make,
+) -> None:
+    plan = plan_of()
+    run = plan.runs[0]
+    many = replace(run, spec=run.spec.model_copy(update={"n_images": 30 * 2**20}))  # of 1 KiB each: 30 GiB
+    smaller = replace(H100, gpu_memory=70 * GIB)
+    for sizes in ([], [measured(many, 1, GIB)]):
+        assert Sizer(plan, [H100], sizes).size(many).need > 30 * GIB  # 40 % of 80 GiB keep them
+        half = asking(plan_of, "gpus: 0.5")
+        assert Sizer(half, [H100], sizes).size(many).need < 2 * GIB
+    assert Sizer(plan, [smaller], []).size(many).need < 2 * GIB
+
+
+def test_a_baseline_computes_nothing_anew(plan_of: Make) -> None:
+    plan = plan_of()
+    run = next(run for run in plan.runs if run.spec.algorithm == "random")
+    assert not Sizer(plan, [replace(H100, gpu_memory=GIB // 2)], []).size(run).recomputed
 
 
 def test_a_run_that_shares_must_fit_its_share(plan_of: Make) -> None:
