@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.correlate import ALL_PERMUTATIONS, detectable
 from analysis.figures.correlation import DISCOVERIES
-from analysis.figures.error import Curve
+from analysis.figures.error import FIXED, Curve
 from analysis.figures.style import quantity
 from analysis.observations import shared_tasks
 from analysis.uncertainty import mean_interval
@@ -19,6 +19,8 @@ SATURATED = 0.01
 FEW_SIZES = 4
 """Sizes below which a law's interval rests on one degree of freedom."""
 FEW_TASKS = 10
+SAME_LENGTH = 0.01
+"""Relative difference below which two trainings are of one length."""
 
 
 def best_run(means: pd.DataFrame, measure: str = "1 - AUC") -> list[str]:
@@ -211,7 +213,24 @@ def weaknesses(rows: pd.DataFrame, lost: pd.DataFrame, curves: list[Curve]) -> l
     if len(tasks) < FEW_TASKS:
         few = "1 task is" if len(tasks) == 1 else f"{len(tasks)} tasks are"
         said.append(f"{few} few: means over tasks and correlations speak of these tasks alone.")
-    return said
+    return [*said, *_mixed(rows, "n_params", "model size"), *_mixed(rows, "n_images", "data size")]
+
+
+def _mixed(rows: pd.DataFrame, axis: str, words: str) -> list[str]:
+    """Where runs that should differ in one axis alone trained for different lengths too."""
+    runs = rows[rows["images_seen"] > 0].drop_duplicates("run")
+    n_series, rises = 0, list[float]()
+    for _, series in runs.groupby(FIXED[axis], dropna=False):
+        seen = series.groupby(axis)["images_seen"].mean()
+        n_series += len(seen) > 1
+        if len(seen) > 1 and seen.max() > (1 + SAME_LENGTH) * seen.min():
+            rises.append(float(seen.iloc[-1] - seen.iloc[0]))
+    if not rises:
+        return []
+    how = "more" if min(rises) > 0 else "fewer" if max(rises) < 0 else "more or fewer"
+    beyond = ", and the error may turn up again beyond" if axis == "n_params" and how == "fewer" else ""
+    where = f"In {len(rises)} of {n_series} series along {words} runs at the larger end saw {how} images in training"
+    return [f"{where}, so that these laws mix both{beyond}."]
 
 
 def _images(n: float, before: str) -> str:

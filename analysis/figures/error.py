@@ -40,6 +40,8 @@ FIXED: dict[str, list[str]] = {
     "train_flops": ["algorithm", "mixture", "n_images"],
 }
 """What is held along an axis, so that a curve compares like with like."""
+ONE_SIZE = 1.1
+"""Times from the smallest to the largest size below which a series has one: equal FLOPs are met to half a batch."""
 MOST_COLUMNS = 4
 """Panels side by side."""
 MARGIN = 1.12
@@ -72,14 +74,14 @@ class Curve:
 
 
 def curves(means: pd.DataFrame, axis: str, *, law: Law = POWER) -> list[Curve]:
-    """Every series with at least two sizes; `means` as `observations.mean_over_tasks` or one task's rows.
+    """Every series with two sizes or more, apart by more than rounding.
 
-    Runs with a true `held_out` (a column that may be absent) are shown and not fitted. Runs without a positive `axis`
-    cannot be placed on it; `unplaced` counts them.
+    `means` as `observations.mean_over_tasks` or one task's rows. Runs with a true `held_out` (a column that may be
+    absent) are shown and not fitted. Runs without a positive `axis` cannot be placed on it; `unplaced` counts them.
     """
     found = []
     for key, series in means[_placed(means, axis)].groupby(FIXED[axis], sort=True, dropna=False):
-        if series[axis].nunique() < 2:
+        if series[axis].max() < ONE_SIZE * series[axis].min():
             continue
         fixed = {name: _text(value) for name, value in zip(FIXED[axis], key, strict=True)}
         held_out = series["held_out"].astype(bool) if "held_out" in series else False
@@ -180,7 +182,8 @@ def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: s
 def draw_panels(
     parts: list[Panel], *, ylabel: str, told: tuple[str, ...] = (), one_scale: bool = True, beyond: float = BEYOND
 ) -> Figure:
-    """The same for panels of any curves, all along one axis. `told`: what the titles say of the curves.
+    """The same for panels of any curves, all along one axis. `told`: what the titles say of the curves; `size`: what
+    n_params is.
 
     one_scale: whether all panels share the error axis, so that heights compare from panel to panel.
     """

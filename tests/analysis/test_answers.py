@@ -225,5 +225,30 @@ def test_too_few_model_sizes_are_said_to_give_no_law(sweep: Sweep, models: tuple
     assert f"No series has more than {words} no law, no interval." in weaknesses_of(sweep(models=models))
 
 
+MIXED = [
+    ("n_params", -1.0, "12 of 12 series along model size", "fewer", ", and the error may turn up again beyond."),
+    ("n_params", 0.5, "12 of 12 series along model size", "more", "."),
+    ("n_images", 1.0, "12 of 12 series along data size", "more", "."),
+]
+
+
+@pytest.mark.parametrize(("axis", "power", "where", "how", "end"), MIXED, ids=["FLOPs", "patience", "epochs"])
+def test_a_training_that_changes_length_along_an_axis_is_a_weakness_of_its_laws(
+    sweep: Sweep, axis: str, power: float, where: str, how: str, end: str
+) -> None:
+    table = sweep(broken=False)
+    trained = table["images_seen"] > 0
+    table.loc[trained, "images_seen"] *= (table.loc[trained, axis] / 1e6) ** power
+    words = f"In {where} runs at the larger end saw {how} images in training, so that these laws mix both{end}"
+    assert [line for line in weaknesses_of(table).splitlines() if " images in training, so" in line] == [words]
+
+
+def test_trainings_of_one_length_but_for_rounding_are_no_weakness(sweep: Sweep) -> None:
+    table = sweep()
+    table["images_seen"] *= np.where(table["model"] == "vit_l", 1.005, 1.0)
+    assert "so that these laws mix both" not in weaknesses_of(table)
+    assert "so that these laws mix both" not in weaknesses_of(table.assign(images_seen=np.nan))
+
+
 def test_several_seeds_are_no_weakness(sweep: Sweep) -> None:
     assert "single seed" not in weaknesses_of(sweep(seeds=(0, 1), broken=False))

@@ -35,6 +35,13 @@ def test_every_series_with_two_sizes_is_a_curve_and_every_run_is_on_it(sweep: Sw
     assert table(found)["runs"].str.split().map(len).sum() == len(means)
 
 
+def test_sizes_that_differ_by_rounding_are_no_curve(sweep: Sweep) -> None:
+    means = means_of(sweep())
+    alike = means.assign(train_flops=1e15 * np.where(means["model"] == "vit_l", 1.05, 1.0))
+    assert curves(alike, "train_flops") == []
+    assert len(curves(alike, "n_params")) == 12
+
+
 def test_the_table_has_the_exponent_or_why_there_is_none(sweep: Sweep) -> None:
     rows = table(curves(means_of(sweep()), "n_params"))
     short = rows["n_sizes"] < 3

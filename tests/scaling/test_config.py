@@ -69,6 +69,23 @@ MISTAKES = [
         "18: encoder.patch_size: 5 does not divide data.image_size 32; these do: 2, 4, 8, 16, 32",
     ),
     ("images_seen: 64", "images_seen: many", '19: pretrain.images_seen: should be an integer (got "many")'),
+    ("images_seen: 64", "flops: 0", "19: pretrain.flops: should be greater than 0 (got 0)"),
+    ("images_seen: 64", "flops: .inf", "19: pretrain.flops: should be a finite number"),
+    (
+        "images_seen: 64",
+        "epochs: 0.5",
+        "19: pretrain.epochs: 0.5 is less than one pass, so some images would never be seen; write 1 or more",
+    ),
+    (
+        "images_seen: 64, ",
+        "",
+        "19: pretrain: does not say how long runs are; add one of `images_seen: 100000` (equal images), ",
+    ),
+    (
+        "images_seen: 64",
+        "images_seen: 64, flops: 1e12",
+        "19: pretrain: has images_seen and flops, which are several budgets; keep one",
+    ),
     (
         "batch_size: 16",
         "batchsize: 16",
@@ -173,6 +190,34 @@ def test_all_mistakes_are_reported_at_once_from_the_top_down(sweep_file: Write) 
         ["11", " mixtures.ct_only.ct"],
         ["18", " encoder.patch_size"],
     ]
+
+
+@pytest.mark.parametrize("wrong", ["epochs: 2, flops: 1e9, ", "images_seen: null, "], ids=["two", "none"])
+def test_a_budget_too_many_or_too_few_is_said_once_beside_all_other_mistakes(sweep_file: Write, wrong: str) -> None:
+    path = sweep_file(("vit_atto]", "vit_x]"), ("images_seen: 64, ", wrong), ("{n_c: 2}", "{n_c: 0}"))
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    assert [problem.where.split(": ")[1] for problem in caught.value.problems] == [
+        "grid.model[0]",
+        "pretrain",
+        "probe.linear.n_c",
+    ]
+    with pytest.raises(SpecError) as caught:
+        load(sweep_file(("images_seen: 64, batch_size: 16", f"{wrong}batch_size: 1")))
+    assert [problem.where.split(": ")[1] for problem in caught.value.problems] == ["pretrain.batch_size", "pretrain"]
+
+
+@pytest.mark.parametrize(
+    ("written", "budget", "said"),
+    [
+        ("images_seen: 64000", "equal images", "equal images, 64,000 a run"),
+        ("flops: 1.0e15", "equal FLOPs", "equal FLOPs, 1e+15 a run"),
+        ("epochs: 1.5, images_seen: null", "equal epochs", "equal epochs, 1.5 a run"),
+    ],
+)
+def test_a_budget_says_what_it_makes_equal(sweep_file: Write, written: str, budget: str, said: str) -> None:
+    pretrain = load(sweep_file(("images_seen: 64", written)))[0].pretrain
+    assert (pretrain.budget, str(pretrain)) == (budget, said)
 
 
 @pytest.mark.parametrize(
