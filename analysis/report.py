@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import answers
+from analysis import answers, confounders
 from analysis.page.blocks import Block, Fold, Line, Note, Numbers, Picture, Section, Words, every
 from analysis.page.html import html, markdown
 from analysis.page.latex import latex
 from analysis.sections import axes, benefits, comparing, features, forecasts, frontiers, mixtures, runs
 from analysis.sections import trajectories as along
 from analysis.sections.drawing import Pen
+from analysis.sections.naming import in_words_of
+from analysis.sizes import ENCODER
 from analysis.study import Study, study
 
 SYNTHETIC = "All images are synthetic. Nothing here says anything about patients or about real modalities."
@@ -38,33 +40,36 @@ def write(
     spec_text: str | None = None,
     gallery: Path | None = None,
     keep_observations: bool = True,
+    size: str = ENCODER.column,
 ) -> Path:
-    """The page's path. `benefit`: which definition is correlated, a key of `analysis.benefit.DEFINITIONS`.
+    """The page's path. `benefit`: which definition is correlated, a key of `analysis.benefit.DEFINITIONS`; `size`: the
+    column that is the models' size, a key of `analysis.sizes.SIZES`.
 
     `trajectories`: as `scaling.records.TRAJECTORY_COLUMNS`. Without `keep_observations` neither table is copied beside
     the report, nor are numbers told by figures, for data that may not be passed on. Raises ValueError for a table that
     is not what it should be, before anything is written.
     """
-    of, seen = study(observations, tasks, benefit=benefit), along.judged(trajectories)
+    of, seen = study(observations, tasks, benefit=benefit, size=size), along.judged(trajectories)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     pen = Pen(folder=out / "figures", values=keep_observations)
     pairs = answers.paired(of.fitted, of.references)
     ahead, contests, splits = forecasts.forecasts(of), comparing.contests(of.means), frontiers.splits(of)
     best = mixtures.best_mixtures(of)
+
+    def named(*found: Section) -> list[Section]:
+        return [in_words_of(of.size, one) for one in found]
+
     sections = [
-        in_short(of, pairs, ahead, contests, splits, best, seen),
-        runs.what_was_run(of, pen, gallery, synthetic=synthetic),
+        *named(in_short(of, pairs, ahead, contests, splits, best, seen)),
+        *named(runs.what_was_run(of, pen, gallery, synthetic=synthetic)),
         *([runs.tuning(tuning, pen)] if tuning is not None else []),
-        axes.model_size(of, pen),
-        axes.data_size(of, pen),
-        axes.compute(of, pen),
+        *named(axes.model_size(of, pen), axes.data_size(of, pen), axes.compute(of, pen)),
         *([along.section(seen, pen)] if seen else []),
-        forecasts.section(of, ahead, pen),
-        comparing.section(of, contests),
-        frontiers.section(splits, pen, of.mean_error),
+        *named(forecasts.section(of, ahead, pen), comparing.section(of, contests)),
+        *named(frontiers.section(splits, pen, of.mean_error, of.size.unit)),
         *([found] if (found := mixtures.section(best)) else []),
         axes.against_references(pairs),
-        benefits.section(of, pen),
+        *named(benefits.section(of, pen)),
         features.section(of, pen),
         runs.read_outs(of),
         runs.failures(of, failures),
@@ -98,11 +103,12 @@ def in_short(
         return [Line(text=said.text, see=("forecasts", "holdout"), runs=said.runs) for said in texts]
 
     quoted = {(row.algorithm, row.mixture) for row in of.headline.itertuples()} | {("", "")}
-    said = forecasts.sentences(ahead)
+    unit = of.size.unit
+    said = forecasts.sentences(ahead, unit)
     first = [one for one in said if one.series in quoted and one.axis != "n_images"]
     main = [
         *predicted(first),
-        *lines(comparing.sentences(contests, "algorithm"), "duels", "shared_parameters"),
+        *lines(comparing.sentences(contests, "algorithm", unit), "duels", "shared_parameters"),
         *lines(answers.gaining(of.headline), "benefit_headline"),
         *lines(answers.correlated(of.correlations), "correlations_main"),
         *lines(answers.references(pairs), "references"),
@@ -110,17 +116,18 @@ def in_short(
     ]
     more = [
         *lines(answers.best_run(of.means, of.measure), "read_outs"),
-        *lines(answers.tenfold(of.along["n_params"], "parameters"), "law_n_params"),
+        *lines(answers.tenfold(of.along["n_params"], unit), "law_n_params"),
         *lines(answers.tenfold(of.along["n_images"], "images"), "law_n_images"),
         *predicted(one for one in said if one not in first),
-        *lines(comparing.sentences(contests, "mixture"), "duels", "shared_parameters"),
-        *lines(frontiers.sentences(splits), "frontier"),
+        *lines(comparing.sentences(contests, "mixture", unit), "duels", "shared_parameters"),
+        *lines(frontiers.sentences(splits, unit), "frontier"),
         *lines(mixtures.sentences(best), "mixtures"),
     ]
     brackets = f"Errors are {of.measure}, lower is better; square brackets hold 95 % intervals."
     weak = answers.weaknesses(of.fitted, of.lost, of.along["n_params"])
+    weak += confounders.sentences(of.fitted, of.along)
     blocks: list[Block] = [
-        Words(lines=[brackets]),
+        Words(lines=[*([of.size.sentence] if of.size.sentence else []), brackets]),
         Words(lines=main, bullets=True),
         Fold(title="More answers", blocks=[Words(lines=more, bullets=True)]),
         *(Note(text=text, severity="warning") for text in weak),
@@ -130,7 +137,7 @@ def in_short(
 
 def _write_inputs(out: Path, of: Study, seen: along.Judged | None, *, keep_observations: bool) -> None:
     """The tables that the report was made of, or none of those that an earlier one left."""
-    for name, rows in (("observations", of.rows), ("trajectories", seen.found.rows if seen else None)):
+    for name, rows in (("observations", of.given), ("trajectories", seen.found.rows if seen else None)):
         if keep_observations and rows is not None:
             _whole(out / f"{name}.csv", rows.to_csv(index=False))
         else:

@@ -13,6 +13,7 @@ from analysis.features import FEATURES
 from analysis.figures import error as error_figure
 from analysis.figures.error import Curve, References, curves
 from analysis.observations import held_out, kept, load, mean_over_tasks, references, shared_tasks, without_result
+from analysis.sizes import ENCODER, Size, size_named, sized
 from analysis.tables.problems import InputError
 
 
@@ -40,6 +41,13 @@ class Study:
     benefit: str
     """Which definition of benefit is correlated, a key of `analysis.benefit.DEFINITIONS`."""
     correlations: pd.DataFrame
+    size: Size = ENCODER
+    """What n_params is in every table here."""
+
+    @property
+    def given(self) -> pd.DataFrame:
+        """`rows` with n_params as the table has it."""
+        return self.size.exchanged(self.rows)
 
     @property
     def measure(self) -> str:
@@ -63,9 +71,18 @@ class Study:
         return References(random=means, pixels=float(complete[complete["algorithm"] == "pixels"]["error"].mean()))
 
 
-def study(observations: pd.DataFrame | Path, tasks: pd.DataFrame, *, benefit: str = "exponent") -> Study:
-    """Raises InputError, a ValueError, with everything that is wrong with either table."""
-    rows, tasks = _checked(observations, tasks, benefit)
+def study(
+    observations: pd.DataFrame | Path,
+    tasks: pd.DataFrame,
+    *,
+    benefit: str = "exponent",
+    size: str = ENCODER.column,
+) -> Study:
+    """`size`: the column that is the models' size, a key of `analysis.sizes.SIZES`.
+
+    Raises InputError, a ValueError, with everything that is wrong with either table.
+    """
+    rows, tasks = _checked(observations, tasks, benefit, size)
     fitted, held = kept(rows), held_out(rows)
     means = mean_over_tasks(fitted)
     table = benefits(fitted)
@@ -83,6 +100,7 @@ def study(observations: pd.DataFrame | Path, tasks: pd.DataFrame, *, benefit: st
         headline=chosen,
         benefit=benefit,
         correlations=correlate(chosen, tasks, column=benefit, features=_features(tasks)),
+        size=size_named(size),
     )
 
 
@@ -99,10 +117,12 @@ def _features(tasks: pd.DataFrame) -> list[str] | None:
     return known or None
 
 
-def _checked(observations: pd.DataFrame | Path, tasks: pd.DataFrame, benefit: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _checked(
+    observations: pd.DataFrame | Path, tasks: pd.DataFrame, benefit: str, size: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     problems: list[str] = []
     try:
-        rows = load(observations)
+        rows = sized(load(observations), size_named(size))
     except InputError as error:
         problems += error.problems
     if benefit not in DEFINITIONS:

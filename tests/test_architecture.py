@@ -48,7 +48,7 @@ ROWS = {
     "analysis": [
         {"points"},
         {"tables"},
-        {"observations", "series", "trajectories"},
+        {"observations", "series", "sizes", "trajectories"},
         {"laws"},
         {"objective"},
         {"solver"},
@@ -63,7 +63,7 @@ ROWS = {
         {"benefit", "correlate"},
         {"figures"},
         {"page"},
-        {"answers"},
+        {"answers", "confounders"},
         {"study"},
         {"sections"},
         {"report"},

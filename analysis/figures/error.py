@@ -27,10 +27,11 @@ from analysis.fit import Fit, fit
 from analysis.laws.law import Law
 from analysis.laws.power import POWER
 from analysis.points import cell_means, points
+from analysis.sizes import ENCODER, Size
 from analysis.uncertainty import Uncertainty, uncertainty
 
 AXIS_LABELS = {
-    "n_params": "encoder parameters",
+    "n_params": ENCODER.axis,
     "n_images": "unique pretraining images",
     "train_flops": "pretraining FLOPs",
 }
@@ -161,7 +162,15 @@ class Panel:
     """The one model of all its curves, along data size."""
 
 
-def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: str, beyond: float = BEYOND) -> Figure:
+def draw(
+    found: list[Curve],
+    references: References,
+    *,
+    panel_by: str,
+    ylabel: str,
+    beyond: float = BEYOND,
+    size: Size = ENCODER,
+) -> Figure:
     """One panel per value of `panel_by`; colour is the algorithm, marker and dash the mixture (or data size).
 
     A law is drawn up to `beyond` times its largest run, dashed where no run supports it. Held-out runs are hollow.
@@ -176,11 +185,17 @@ def draw(found: list[Curve], references: References, *, panel_by: str, ylabel: s
         )
         for group in groups
     ]
-    return draw_panels(parts, ylabel=ylabel, told=(panel_by,), beyond=beyond)
+    return draw_panels(parts, ylabel=ylabel, told=(panel_by,), beyond=beyond, size=size)
 
 
 def draw_panels(
-    parts: list[Panel], *, ylabel: str, told: tuple[str, ...] = (), one_scale: bool = True, beyond: float = BEYOND
+    parts: list[Panel],
+    *,
+    ylabel: str,
+    told: tuple[str, ...] = (),
+    one_scale: bool = True,
+    beyond: float = BEYOND,
+    size: Size = ENCODER,
 ) -> Figure:
     """The same for panels of any curves, all along one axis. `told`: what the titles say of the curves; `size`: what
     n_params is.
@@ -205,10 +220,10 @@ def draw_panels(
                 other = _other(curve, told)
                 look = (colour[curve.fixed["algorithm"]], marker[other])
                 _draw_law(axes, curve, look[0], DASHES[others.index(other) % len(DASHES)], beyond)
-                _draw_runs(axes, curve, *look)
+                _draw_runs(axes, curve, *look, label=_label(curve, size))
             drawn |= _draw_references(axes, part)
             axes.set_title(shortened(part.title) + _not_drawn(part.curves))
-            axes.set_xlabel(AXIS_LABELS[part.curves[0].axis])
+            axes.set_xlabel(_label(part.curves[0], size))
             ticks_at(axes.xaxis, [x for curve in part.curves for x in curve.runs["x"]])
             limits = _limits(parts if one_scale else [part], beyond)
             if limits is not None:
@@ -218,6 +233,10 @@ def draw_panels(
             row[0].set_ylabel(ylabel)
         _legend(figure, colour, marker, drawn, found, columns=4 if len(parts) > 1 else 2)
     return figure
+
+
+def _label(curve: Curve, size: Size) -> str:
+    return size.axis if curve.axis == "n_params" else AXIS_LABELS[curve.axis]
 
 
 def _reach(curve: Curve, beyond: float) -> float:
@@ -256,7 +275,8 @@ def _not_drawn(mine: list[Curve]) -> str:
     return f"\n({n} of {sum(len(curve.runs) for curve in mine)} runs without error: not drawn)" if n else ""
 
 
-def _draw_runs(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
+def _draw_runs(axes: Axes, curve: Curve, colour: str, marker: str, *, label: str) -> None:
+    """`label` of the axis."""
     for held_out, runs in curve.runs[curve.runs["error"] > 0].groupby("held_out"):
         axes.errorbar(
             runs["x"],
@@ -272,7 +292,7 @@ def _draw_runs(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
             mfc="white" if held_out else None,
         )
         words = [
-            f"{curve.name}\n{quantity(run['x'])} {AXIS_LABELS[curve.axis]}, seed {run['seed']}\n"
+            f"{curve.name}\n{quantity(run['x'])} {label}, seed {run['seed']}\n"
             f"error {run['error']:.4g} +- {run['error_se']:.2g}\nrun {run['run']}{', held out' if held_out else ''}"
             for run in runs.to_dict("records")
         ]

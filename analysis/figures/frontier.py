@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from analysis.figures.style import REFERENCE, colours, few_decades, hover, markers, panels, quantity, styled
 from analysis.optima.allocation import Frontier
 
-SIZES = {"n_params": "optimal model size, parameters", "n_images": "optimal data size, images seen"}
+SIZES = {"n_params": "optimal model size, {unit}", "n_images": "optimal data size, images seen"}
 BEYOND = (0, (3, 2))
 
 
@@ -52,7 +52,7 @@ def label(name: str, number: int) -> str:
     return f"{number}: {name}"
 
 
-def draw(rows: pd.DataFrame, runs: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
+def draw(rows: pd.DataFrame, runs: pd.DataFrame, slopes: pd.DataFrame, *, unit: str = "parameters") -> Figure:
     """`rows` as of `table`; `runs`: columns n_params, n_images, flops, shown in grey; `slopes` as of `exponents`.
 
     Lines are dashed beyond the costliest run; an approach without an interval has a line alone and says so.
@@ -70,7 +70,7 @@ def draw(rows: pd.DataFrame, runs: pd.DataFrame, slopes: pd.DataFrame) -> Figure
                 _draw_approach(axes, mine.sort_values("flops"), size, colour[str(name)], marker[str(name)])
             _limit(axes, answered, runs, size)
             axes.set_xlabel("compute, training FLOPs")
-            axes.set_ylabel(SIZES[size])
+            axes.set_ylabel(SIZES[size].format(unit=unit))
             few_decades(axes.xaxis)
             few_decades(axes.yaxis)
         _draw_exponents(grid[0][2], slopes, colour, marker)

@@ -39,7 +39,7 @@ def table(minima: Sequence[Minimum]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def draw(minima: Sequence[Minimum], n_params: Vector, y: Vector, *, ylabel: str) -> Figure:
+def draw(minima: Sequence[Minimum], n_params: Vector, y: Vector, *, ylabel: str, unit: str = "parameters") -> Figure:
     """n_params, y (n,): of the runs that `Minimum.rows` counts. A star is a minimum with its 95 % interval; a dotted
     curve is a budget without one.
     """
@@ -60,7 +60,7 @@ def draw(minima: Sequence[Minimum], n_params: Vector, y: Vector, *, ylabel: str)
                 axes,
                 sizes,
                 losses,
-                [f"{words}{quantity(n)} parameters: {v:.4g}" for n, v in zip(sizes, losses, strict=True)],
+                [f"{words}{quantity(n)} {unit}: {v:.4g}" for n, v in zip(sizes, losses, strict=True)],
             )
             if len(minimum.coefficients):
                 n = np.geomspace(*minimum.sizes, 80)
@@ -76,7 +76,7 @@ def draw(minima: Sequence[Minimum], n_params: Vector, y: Vector, *, ylabel: str)
             low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
             axes.set_ylim(low / (high / low) ** 0.08, high * (high / low) ** 0.08)
             plain_log(axes.yaxis)
-        axes.set_xlabel("model size, parameters")
+        axes.set_xlabel(f"model size, {unit}")
         axes.set_ylabel(ylabel)
         few_decades(axes.xaxis)
         _legends(figure, handles, minima)

@@ -23,7 +23,9 @@ def table(runs: pd.DataFrame, found: Fit) -> pd.DataFrame:
     return runs.assign(fitted=fitted, off=fitted / runs["y"] - 1)
 
 
-def draw(found: Fit, runs: pd.DataFrame, frontier: pd.DataFrame | None = None, *, label: str) -> Figure:
+def draw(
+    found: Fit, runs: pd.DataFrame, frontier: pd.DataFrame | None = None, *, label: str, unit: str = "parameters"
+) -> Figure:
     """A law of inputs n_params, n_images. `runs`: as of `table`, with `held_out` where some are. `frontier`: columns
     n_params, n_images, of one approach. Contours are the curve alone: their interval is not drawn, and it is said.
 
@@ -53,7 +55,7 @@ def draw(found: Fit, runs: pd.DataFrame, frontier: pd.DataFrame | None = None, *
                 runs.loc[mask, "n_params"], runs.loc[mask, "n_images"], "o", ms=3.5, lw=0, color="black", mfc=fill
             )
         words = [
-            f"{quantity(row['n_params'])} parameters, {quantity(row['n_images'])} images\n"
+            f"{quantity(row['n_params'])} {unit}, {quantity(row['n_images'])} images\n"
             f"measured {row['y']:.4g}, law {row['fitted']:.4g}"
             for row in table(runs, found).to_dict("records")
         ]
@@ -66,7 +68,7 @@ def draw(found: Fit, runs: pd.DataFrame, frontier: pd.DataFrame | None = None, *
             handles.append(Line2D([], [], color=PALETTE[1], lw=2, label="best use of compute"))
         axes.set_xlim(x[0], x[-1])
         axes.set_ylim(y[0], y[-1])
-        axes.set_xlabel("model size, parameters")
+        axes.set_xlabel(f"model size, {unit}")
         axes.set_ylabel("data size, images")
         few_decades(axes.xaxis)
         few_decades(axes.yaxis)

@@ -163,7 +163,7 @@ def _minimum(curve: _Curve, flops: Vector, noise: float, drawn: Vector, rng: np.
         return replace(nothing, reason=f"{at} the loss does not curve upwards in ln N: no minimum")
     if not np.log(smallest) <= where + curve.centre <= np.log(largest):
         side, size = ("largest", largest) if where > 0 else ("smallest", smallest)
-        return replace(nothing, reason=f"{at} the minimum lies beyond the {side} model, {size:.3g} parameters")
+        return replace(nothing, reason=f"{at} the minimum lies beyond the {side} model, of size {size:.3g}")
     normal = rng.standard_normal((len(drawn), curve.degree + 1)) * drawn[:, None] * curve.level
     moved = lowest(curve.coefficients + normal @ curve.root.T)
     if len(moved) and (lost := float(np.isnan(moved).mean())) > LOST:

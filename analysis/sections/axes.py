@@ -40,7 +40,7 @@ def _along(study: Study, pen: Pen, axis: str, title: str, panel_by: str, note: s
     if not found:
         why = "No series has two sizes along this axis, so there is nothing to compare."
         return Section(title=title, blocks=[*blocks, Words(lines=[why])])
-    drawn = figure.draw(found, study.mean_references(), panel_by=panel_by, ylabel=study.mean_error)
+    drawn = figure.draw(found, study.mean_references(), panel_by=panel_by, ylabel=study.mean_error, size=study.size)
     caption = f"Exponent b of error = a x^-b with its 95 % interval; positive when scale helps. {note}".strip()
     blocks += [
         pen.picture(f"error_{axis}", f"{title}. {BAND}", drawn),

@@ -43,7 +43,8 @@ def section(study: Study, pen: Pen) -> Section:
 def _headline(study: Study, pen: Pen) -> Iterator[Block]:
     rows = figure.table(study.headline, column=study.benefit)
     if rows[study.benefit].notna().any():
-        drawn = figure.draw(rows, column=study.benefit, xlabel=f"{DEFINITIONS[study.benefit]} along encoder parameters")
+        xlabel = f"{DEFINITIONS[study.benefit]} along {study.size.axis}"
+        drawn = figure.draw(rows, column=study.benefit, xlabel=xlabel)
         yield pen.picture("benefit", _caption(rows, study.benefit), drawn)
     else:
         yield Words(lines=[f"No task has a benefit along model size: {'; '.join(rows['status'].unique())}."])
@@ -81,6 +82,6 @@ def _small_multiples(study: Study, pen: Pen) -> Iterator[Block]:
             parts.append(error_figure.Panel(title=str(task), curves=found, references=baselines))
     for i in range(0, len(parts), AT_ONCE):
         few = parts[i : i + AT_ONCE]
-        drawn = error_figure.draw_panels(few, ylabel=study.measure, one_scale=False)
+        drawn = error_figure.draw_panels(few, ylabel=study.measure, one_scale=False, size=study.size)
         name = "tasks" if len(parts) <= AT_ONCE else f"tasks_{i // AT_ONCE + 1}"
         yield pen.picture(name, f"Each task against model size, on a scale of its own. {BAND}", drawn)

@@ -149,13 +149,13 @@ def sharing_table(found: list[Contest]) -> pd.DataFrame:
     )
 
 
-def sentences(found: list[Contest], category: str) -> list[str]:
-    """Who of a category wins, and whether exponents differ."""
+def sentences(found: list[Contest], category: str, unit: str = "parameters") -> list[str]:
+    """Who of a category wins, and whether exponents differ; `unit` of model sizes."""
     said = []
     for contest in found:
         if contest.category != category:
             continue
-        axis = {"n_params": "parameters", "n_images": "images"}[contest.axis]
+        axis = {"n_params": unit, "n_images": "images"}[contest.axis]
         for one in contest.duels:
             if one.status:
                 continue

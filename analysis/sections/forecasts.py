@@ -19,7 +19,10 @@ from analysis.study import Study
 
 TIMES = 10.0
 """How far beyond the largest run is asked for."""
-WORDS = {"n_params": "parameters", "n_images": "images", "": "parameters and images"}
+
+
+def _words(axis: str, unit: str) -> str:
+    return {"n_params": unit, "n_images": "images", "": f"{unit} and images"}[axis]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,8 @@ def section(study: Study, found: Forecasts, pen: Pen) -> Section:
     )
     blocks: list[Block] = []
     if found.forecasts:
-        blocks.append(Numbers(name="forecasts", caption=caption, rows=forecast_table(found.forecasts)))
+        rows = forecast_table(found.forecasts, study.size.unit)
+        blocks.append(Numbers(name="forecasts", caption=caption, rows=rows))
     else:
         blocks.append(Words(lines=["There is no series of runs to go on from."]))
     if len(found.candidates):
@@ -131,7 +135,7 @@ def _choice(rows: pd.DataFrame, pen: Pen) -> Iterator[Block]:
     yield Numbers(name="candidates", caption=caption, rows=rows)
 
 
-def forecast_table(found: list[Forecast]) -> pd.DataFrame:
+def forecast_table(found: list[Forecast], unit: str = "parameters") -> pd.DataFrame:
     rows = []
     for forecast in found:
         p = forecast.prediction
@@ -139,7 +143,7 @@ def forecast_table(found: list[Forecast]) -> pd.DataFrame:
             {
                 "algorithm": p.algorithm,
                 "mixture": p.mixture,
-                "ten times": WORDS[forecast.axis],
+                "ten times": _words(forecast.axis, unit),
                 "n_params": p.n_params,
                 "n_images": p.n_images,
                 "error": p.value,
@@ -191,8 +195,8 @@ class Said:
     axis: str
 
 
-def sentences(found: Forecasts) -> list[Said]:
-    """One a series and axis, and one on the runs held out."""
+def sentences(found: Forecasts, unit: str = "parameters") -> list[Said]:
+    """One a series and axis, and one on the runs held out; `unit` of model sizes."""
     said = []
     if found.held and (inside := [h.inside for h in found.held if h.inside is not None]):
         text = f"{sum(inside)} of {len(inside)} held-out runs lie inside the interval that was predicted for them."
@@ -202,10 +206,10 @@ def sentences(found: Forecasts) -> list[Said]:
         if not p.answered or forecast.axis == "":
             continue
         interval = f"[{p.low:.4f}, {p.high:.4f}]" if np.isfinite(p.low + p.high) else "[no interval]"
-        size = f"{quantity(p.n_params)} parameters" if forecast.axis == "n_params" else f"{p.n_images:,.0f} images"
+        size = f"{quantity(p.n_params)} {unit}" if forecast.axis == "n_params" else f"{p.n_images:,.0f} images"
         text = (
-            f"{p.algorithm} / {p.mixture} with ten times the {WORDS[forecast.axis]} ({size}) is predicted to have a "
-            f"mean error of {p.value:.4f} {interval} by the {p.law} law"
+            f"{p.algorithm} / {p.mixture} with ten times the {_words(forecast.axis, unit)} ({size}) is predicted to "
+            f"have a mean error of {p.value:.4f} {interval} by the {p.law} law"
         )
         far = [w for w in p.warnings if "beyond" in w]
         text += f"; {far[0]}." if far else "."

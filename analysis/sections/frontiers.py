@@ -73,21 +73,25 @@ def _budgets(flops: Vector) -> list[float]:
     return [*asked, *np.geomspace(flops.min(), asked[-1], DRAWN)[:-1]]
 
 
-def section(found: list[Split], pen: Pen, label: str) -> Section:
+def section(found: list[Split], pen: Pen, label: str, unit: str = "parameters") -> Section:
+    """`label` of errors, `unit` of model sizes."""
     title = "Best use of a budget"
-    table, warnings = optimum_table(found), _warnings(found)
+    table, doubts = optimum_table(found), warnings(found)
     caption = (
         "N_opt ~ C^a and D_opt ~ C^b by three approaches (Hoffmann et al. 2022): 1 the runs that no cheaper one "
         "equals, 2 the minimum of each budget's runs, 3 a law of N and D. D counts images seen. Where they disagree, "
         "the data do not settle it."
     )
-    blocks: list[Block] = [Note(text=text, severity="warning") for text in warnings]
+    blocks: list[Block] = [Note(text=text, severity="warning") for text in doubts]
     if len(table):
         blocks.append(Numbers(name="frontier", caption=caption, rows=table))
         answered = [split for split in found if split.answer and any(a.answered for a in split.answer.approaches)]
         for split in answered[:MOST_DRAWN]:
             blocks.append(
-                Fold(title=f"Figures of {split.algorithm} / {split.mixture}", blocks=list(_figures(split, pen, label)))
+                Fold(
+                    title=f"Figures of {split.algorithm} / {split.mixture}",
+                    blocks=list(_figures(split, pen, label, unit)),
+                )
             )
     else:
         why = sorted({f"{s.algorithm} / {s.mixture}: {s.reason}" for s in found if s.reason})
@@ -95,7 +99,7 @@ def section(found: list[Split], pen: Pen, label: str) -> Section:
     return Section(title=title, blocks=blocks)
 
 
-def _figures(split: Split, pen: Pen, label: str) -> Iterator[Picture]:
+def _figures(split: Split, pen: Pen, label: str, unit: str) -> Iterator[Picture]:
     assert split.answer is not None
     name = f"{split.algorithm}_{split.mixture}"
     rows = figure.table(split.answer)
@@ -103,7 +107,7 @@ def _figures(split: Split, pen: Pen, label: str) -> Iterator[Picture]:
         caption = (
             f"{split.algorithm} / {split.mixture}: optimal model and data size against compute, and the exponents."
         )
-        drawn = figure.draw(rows, split.runs, figure.exponents(split.answer))
+        drawn = figure.draw(rows, split.runs, figure.exponents(split.answer), unit=unit)
         yield pen.picture(f"frontier_{name}", caption, drawn)
     parabola = split.answer["parabola"]
     if parabola.minima:
@@ -113,6 +117,7 @@ def _figures(split: Split, pen: Pen, label: str) -> Iterator[Picture]:
             split.runs["n_params"].to_numpy(float),
             split.runs["y"].to_numpy(float),
             ylabel=label,
+            unit=unit,
         )
         yield pen.picture(f"isoflop_{name}", caption, drawn)
     law = split.answer.approaches[-1]
@@ -121,7 +126,7 @@ def _figures(split: Split, pen: Pen, label: str) -> Iterator[Picture]:
             f"{split.algorithm} / {split.mixture}: the fitted law of model size and images seen, its runs and frontier."
         )
         path = rows[rows["approach"] == figure.label(law.name, law.number)].sort_values("flops")
-        drawn = surface_figure.draw(law.fit, surface_figure.table(split.runs, law.fit), path, label=label)
+        drawn = surface_figure.draw(law.fit, surface_figure.table(split.runs, law.fit), path, label=label, unit=unit)
         yield pen.picture(f"surface_{name}", caption, drawn)
 
 
@@ -159,9 +164,10 @@ def _columns(name: str, estimate: Estimate | None) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def _warnings(found: list[Split]) -> list[str]:
-    """Each once, however many series have it."""
-    said = [
+def warnings(found: list[Split]) -> list[str]:
+    """Each once, however many series have it: how FLOPs follow from sizes, then each approach's own."""
+    said = [warning for split in found if split.answer for warning in split.answer.warnings]
+    said += [
         f"{approach.number} {approach.name}: {warning}"
         for split in found
         if split.answer
@@ -172,7 +178,7 @@ def _warnings(found: list[Split]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def sentences(found: list[Split]) -> list[str]:
+def sentences(found: list[Split], unit: str = "parameters") -> list[str]:
     said = []
     for split in found:
         if split.answer is None:
@@ -189,6 +195,6 @@ def sentences(found: list[Split]) -> list[str]:
         if parts:
             said.append(
                 f"{split.algorithm} / {split.mixture}: the best model for {TIMES[-1]:.0f} times the costliest run's "
-                f"FLOPs has {'; '.join(parts)} parameters."
+                f"FLOPs has {'; '.join(parts)} {unit}."
             )
     return said

@@ -53,8 +53,8 @@ def test_curves_without_a_minimum_have_none() -> None:
     ("y", "reason"),
     [
         (4 - bowl(SIZES, 1e7), "at 1e+17 FLOPs the loss does not curve upwards in ln N: no minimum"),
-        (bowl(SIZES, 3e8), "at 1e+17 FLOPs the minimum lies beyond the largest model, 1e+08 parameters"),
-        (bowl(SIZES, 3e5), "at 1e+17 FLOPs the minimum lies beyond the smallest model, 1e+06 parameters"),
+        (bowl(SIZES, 3e8), "at 1e+17 FLOPs the minimum lies beyond the largest model, of size 1e+08"),
+        (bowl(SIZES, 3e5), "at 1e+17 FLOPs the minimum lies beyond the smallest model, of size 1e+06"),
         (2 + 0.01 * np.array([1, -1, 0.5, -1, 0.8, -0.6, 1]), "the curvature is within the noise"),
     ],
 )
