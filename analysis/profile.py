@@ -135,6 +135,12 @@ class Rows:
         inverse = np.linalg.pinv(jacobian / length[:, None, :])
         return inverse @ np.swapaxes(inverse, 1, 2) / (length[:, :, None] * length[:, None, :])
 
+    def spread(self, scalars: Scalars) -> Matrix:
+        """(D, K) variance of the scalars by the delta method, for residuals of variance 1."""
+        _, gradient = scalars.evaluate(self.thetas)
+        found: Matrix = np.einsum("dkp,dpq,dkq->dk", gradient, self.covariance(), gradient)
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
@@ -150,10 +156,10 @@ class Ends:
     """(D,) whether the search met a curve that fits better than the optimum it was given."""
 
 
-def interval_ends(rows: Rows, scalars: Scalars, t: Vector, variance: Vector, new: Vector | None = None) -> Ends:
+def interval_ends(rows: Rows, scalars: Scalars, t: Vector, variance: Vector, new: Matrix | None = None) -> Ends:
     """Ends at Student's quantile t (D,), for the residual variance (D,) of a point of weight 1.
 
-    new (D,): the weight of one new run; then the ends are those of a run at the scalars, which are in the residuals'
+    new (D, K): the weight of one new run; then the ends are those of a run at the scalars, which are in the residuals'
     unit, and not of the curve.
     """
     search = _Search(rows, scalars, t, variance, new)
@@ -197,7 +203,7 @@ class _Search:
     scalars: Scalars
     t_of_set: Vector
     variance_of_set: Vector
-    new: Vector | None
+    new: Matrix | None
     n_scalars: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -219,7 +225,7 @@ class _Search:
         error = np.where(error > 0, np.minimum(error, caps), np.where(np.isfinite(caps), caps, 1.0))
         self.weight = STIFF * self.variance / error**2
         if self.new is not None:
-            self.weight = self.new[self.set]
+            self.weight = self.new[self.set, self.scalar]
             error = np.sqrt(error**2 + self.variance / self.weight)
         self.error = error
         # one zero and one unit for each number, common to all data sets, as the solver's pseudo-points have them

@@ -37,6 +37,8 @@ AT_ONCE = 2000
 FEWEST_DRAWS = 40
 """Resamples without which the outer 2.5 % are no draw's."""
 NORMAL = float(stats.norm.ppf(0.975))
+LEAST_LUCK = 0.01
+"""Share of a single run's variance by which the interval of a new run is wider than the curve's at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,21 +250,27 @@ class Uncertainty:
         return max(float(rows.squares(rows.thetas)[0]) / self.free, ROUNDING**2)
 
     @cached_property
-    def _one_run(self) -> float:
-        """Variance of one more run about the curve, to be taken t^2 times: of cell means, and what averaging removed.
+    def _luck(self) -> tuple[float, float]:
+        """Variance of one more run about the curve in two parts: of means over a cell's runs, with `free` degrees of
+        freedom, and what averaging removed, with those of the cells' repeats.
 
-        The second, known with its own degrees of freedom, comes by its own t: at least as wide as stated whatever the
-        two are (Graybill and Wang 1980), where Satterthwaite's sum covers 89 % with one degree of freedom. Points that
-        are means already tell only how many runs are behind them: all is then taken as luck of single runs, which is
-        too wide, never too narrow, where cells have luck of their own.
+        Points that are means already tell only how many runs are behind them: all is then taken as luck of single
+        runs, which is too wide, never too narrow, where cells have luck of their own.
         """
         cells, points = _cells(self.fit), self.fit.points
         weight = float(points.weights[points.weights > 0].mean())
         if not cells.repeats:
-            return self._variance * max(points.n_runs, len(points)) / len(points) / weight
+            return self._variance * max(points.n_runs, len(points)) / len(points) / weight, 0.0
         runs = float(cells.weights.mean()) / weight
-        t = float(stats.t.ppf((1 + self.level) / 2, cells.repeats))
-        return self._variance / (runs * weight) + cells.within / weight * (1 - 1 / runs) * (t / self._t) ** 2
+        return self._variance / (runs * weight), cells.within / weight * (1 - 1 / runs)
+
+    def _one_run(self, curve: Vector) -> Vector:
+        """(K,) variance of one more run, to be added to the `curve`'s own (K,) and taken t^2 times."""
+        of_cells, of_runs = self._luck
+        if not of_runs:
+            return np.full_like(curve, of_cells)
+        curve = np.nan_to_num(curve)  # what depends on nothing that the data determine
+        return variance_of_a_run(curve, of_cells, self.free, of_runs, _cells(self.fit).repeats, level=self.level)
 
     @cached_property
     def _parameters(self) -> dict[str, Estimate]:
@@ -333,16 +341,17 @@ class Uncertainty:
 
     def _errors(self, scalars: profile.Scalars) -> Vector:
         """(K,) standard errors by the delta method; NaN for what depends on nothing that the data determine."""
-        _, gradient = scalars.evaluate(self.fit.theta[None])
-        spread = np.einsum("kp,pq,kq->k", gradient[0], self._rows.covariance()[0], gradient[0])
+        spread = self._rows.spread(scalars)[0]
         return np.sqrt(np.where(spread > 0, spread, np.nan) * self._variance)
 
     def _ends(self, scalars: profile.Scalars, *, new: bool = False) -> profile.Ends:
+        curve = self._errors(scalars) ** 2
         # without noise there is nothing to profile, and delta says so to the last digit
         if self.method == "profile" and self._variance > 1e4 * ROUNDING**2:
             t, variance = np.array([self._t]), np.array([self._variance])
-            return profile.interval_ends(self._rows, scalars, t, variance, variance / self._one_run if new else None)
-        half = self._t * np.sqrt(self._errors(scalars) ** 2 + (self._one_run if new else 0.0))
+            weights = self._variance / self._one_run(curve)[None] if new else None
+            return profile.interval_ends(self._rows, scalars, t, variance, weights)
+        half = self._t * np.sqrt(curve + (self._one_run(curve) if new else 0.0))
         if self.fit.status is not Status.CONVERGED:  # what is not determined has no error, rather than none
             half = np.full_like(half, np.nan)
         value = scalars.evaluate(self.fit.theta[None])[0]
@@ -367,12 +376,31 @@ class Uncertainty:
         """What single runs add to the curve's draws: the runs' own residuals where they are many, else normal noise."""
         rng = np.random.default_rng(0)
         if self.method != "bootstrap":
-            return np.sqrt(self._one_run) * rng.standard_normal(shape)
+            return np.sqrt(sum(self._luck)) * rng.standard_normal(shape)
         points = self.fit.points
         seen = points.weights > 0
         residuals = -self.fit.residuals[seen] * np.sqrt(points.weights[seen] / points.weights[seen].mean())
         runs = max(points.n_runs, len(points)) / len(points)
         return rng.choice(residuals, shape) * np.sqrt(runs)
+
+
+def variance_of_a_run(
+    curve: Matrix, of_cells: Matrix, n_cells: float, of_runs: Matrix, n_runs: float, *, level: float = 0.95
+) -> Matrix:
+    """What one more run adds to the variance of the curve, to be taken t^2 times, t of `n_cells` degrees of freedom.
+
+    Its own variance has two parts: of means over the runs of a cell, estimated with `n_cells` degrees of freedom as the
+    curve's is, and what averaging removed, with `n_runs`. The half width is by a third Graybill and Wang's (1980), each
+    part by its own t, which covers 95 to 99 %, and by two thirds Satterthwaite's, 89 to 96 %. For a plain sum this has
+    94 to 97 % with two degrees of freedom or more, whatever the ratio of the parts, and 92 to 98 % with one.
+    """
+    tail, first = (1 + level) / 2, curve + of_cells
+    total, t = first + of_runs, stats.t.ppf(tail, n_cells)
+    apart = np.sqrt(t**2 * first + stats.t.ppf(tail, n_runs) ** 2 * of_runs)
+    free = total**2 / (first**2 / n_cells + of_runs**2 / n_runs)
+    half = apart / 3 + 2 / 3 * stats.t.ppf(tail, free) * np.sqrt(total)
+    added: Matrix = np.maximum((half / t) ** 2 - curve, LEAST_LUCK * (of_cells + of_runs))
+    return added
 
 
 def _deviation(drawn: Vector) -> float:

@@ -24,7 +24,7 @@ from analysis.laws import LAWS
 from analysis.laws.law import Law
 from analysis.objective import LOG_HUBER, LOG_SQUARED, Objective
 from analysis.points import Matrix, Vector, points
-from analysis.uncertainty import Method, uncertainty
+from analysis.uncertainty import Method, uncertainty, variance_of_a_run
 from tests.benchmarks.coverage_categories import ACROSS_NUMBERS, MIXTURE_NUMBERS, mixtures, of_across
 from tests.benchmarks.coverage_choice import CHOICE_COLUMNS, choice_row, designs, of_choice, sets_of
 
@@ -109,13 +109,17 @@ def profiles(design: Design, n_sets: int, seed: int = 0) -> tuple[list[str], Vec
     rows = _rows(design, measured)
     free = rows.free
     variance = rows.squares(rows.thetas) / free
-    t, t_within = (np.asarray(stats.t.ppf((1 + LEVEL) / 2, f)) for f in (free, max(n * (k - 1), 1)))
+    t = np.asarray(stats.t.ppf((1 + LEVEL) / 2, free))
     parameters = profile.coordinates(rows.low[0], rows.high[0])
-    asked, one = profile.log_curve(law, design.asked), variance / k + within * (1 - 1 / k) * (t_within / t) ** 2
+    asked, far = profile.log_curve(law, design.asked), profile.log_curve(law, design.asked[1:])
+    one = variance[:, None]
+    if k > 1:
+        curve, lost = rows.spread(far) * one, within[:, None] * (1 - 1 / k)
+        one = variance_of_a_run(curve, one / k, float(free[0]), lost, n * (k - 1), level=LEVEL)
     parts = [
         profile.interval_ends(rows, parameters, t, variance),
         profile.interval_ends(rows, asked, t, variance),
-        profile.interval_ends(rows, profile.log_curve(law, design.asked[1:]), t, variance, variance / one),
+        profile.interval_ends(rows, far, t, variance, variance[:, None] / one),
     ]
     truth = np.concatenate([theta, law.log_predict(design.asked, theta)])
     run = truth[-1] + design.noise * rng.standard_normal(n_sets)
