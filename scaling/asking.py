@@ -24,6 +24,13 @@ OF_A_TABLE = ("map", "tasks", "map_tasks", "title", "benefit", "exclude", "holdo
 
 def add_report_options(report: argparse.ArgumentParser) -> None:
     report.add_argument("name", nargs="?", help="the sweep's YAML, or its name")
+    report.add_argument(
+        "--size",
+        metavar="COLUMN",
+        default="n_params",
+        help="what a model's size is: n_params (encoder), n_params_total, n_params_non_embedding, paper_axis (MAE with "
+        "the paper's decoder), flops_per_image (default: %(default)s)",
+    )
     table = report.add_argument_group("of any table instead of a sweep")
     table.add_argument(
         "--observations", type=Path, metavar="FILE", help="a .csv, .tsv or .parquet file, a row a result"
@@ -114,6 +121,7 @@ def _report_of_table(options: argparse.Namespace) -> int:
         title=options.title or "",
         **({"benefit": options.benefit} if options.benefit else {}),
         keep_observations=not options.no_data,
+        size=options.size,
     )
     page = write(question, options.out or Path("results") / options.observations.stem)
     say(console_of(), f"report: {page}")

@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.tables.problems import InputError
 from scaling.choice import finished, rows_of
 from scaling.data.cache import SPLITS, cached_task
 from scaling.data.contact_sheet import contact_sheet, sample
 from scaling.data.source import MIXED, TaskInfo
-from scaling.errors import RunFailed, SpecError
+from scaling.errors import Problem, RunFailed, SpecError
 from scaling.plan import Plan, PlannedRun, source_of
 from scaling.pretraining import Pretraining
 from scaling.records import COLUMNS, TUNING_COLUMNS, UNSOUND, ProbeResult, RunRecord
@@ -199,25 +200,41 @@ def _commit() -> str:
         return "unknown"
 
 
-def write(plan: Plan, out: Path) -> Path:
-    """The report's HTML file; beside it Markdown, tables and figures."""
+def write(plan: Plan, out: Path, *, size: str = "n_params") -> Path:
+    """The report's HTML file; beside it Markdown, tables and figures.
+
+    `size`: the column that is the models' size. Raises SpecError for one that is none, or that a run lacks.
+    """
     from analysis import report as analysis_report  # with SciPy and matplotlib: longer to import than a table takes
 
     gallery = plan.root / "cache" / f"gallery-{plan.sweep.name}.png" if plan.synthetic else None
     if gallery is not None:
         footer = "All images are synthetic: drawn by rule, none is a patient."
         write_whole(gallery, contact_sheet(sample(source_of(plan.sweep.data)), footer))
-    return analysis_report.write(
-        observations(plan),
-        task_table(plan),
-        out,
-        title=plan.sweep.name,
-        question=plan.sweep.question,
-        provenance=provenance(plan),
-        failures=failures(plan),
-        tuning=tuning_table(plan),
-        trajectories=trajectories(plan),
-        synthetic=plan.synthetic,
-        spec_text=plan.document.text,
-        gallery=gallery,
-    )
+    try:
+        return analysis_report.write(
+            observations(plan),
+            task_table(plan),
+            out,
+            title=plan.sweep.name,
+            question=plan.sweep.question,
+            provenance=provenance(plan),
+            failures=failures(plan),
+            tuning=tuning_table(plan),
+            trajectories=trajectories(plan),
+            synthetic=plan.synthetic,
+            spec_text=plan.document.text,
+            gallery=gallery,
+            size=size,
+        )
+    except InputError as error:
+        raise SpecError(as_problems(error)) from None
+
+
+def as_problems(error: InputError) -> list[Problem]:
+    """`where: what` of the analysis as problems of ours."""
+    found = []
+    for text in error.problems:
+        where, _, what = text.partition(": ")
+        found.append(Problem(where=where, what=what))
+    return found

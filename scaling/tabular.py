@@ -16,7 +16,7 @@ from analysis.tables.mapping import apply, parse_mapping
 from analysis.tables.problems import InputError
 from analysis.tables.reading import read
 from scaling.errors import Problem, SpecError
-from scaling.report import of_this_program
+from scaling.report import as_problems, of_this_program
 
 __all__ = ["Question", "Rules", "as_problems", "task_table", "write"]
 
@@ -40,6 +40,8 @@ class Question:
     """Which definition is correlated with features."""
     keep_observations: bool = True
     """Whether the table is copied beside the report."""
+    size: str = "n_params"
+    """The column that is the models' size."""
 
 
 def write(question: Question, out: Path) -> Path:
@@ -66,6 +68,7 @@ def write(question: Question, out: Path) -> Path:
             provenance=_provenance(question, rows),
             keep_observations=question.keep_observations,
             benefit=question.benefit,
+            size=question.size,
         )
     except InputError as error:
         raise SpecError(as_problems(error)) from None
@@ -87,15 +90,6 @@ def task_table(path: Path | None, mapping: str | None) -> pd.DataFrame:
     if twice := sorted(set(table["task"][table["task"].duplicated()].astype(str))):
         raise InputError(f"{path}: several rows of task {', '.join(twice)}; give each task once")
     return table
-
-
-def as_problems(error: InputError) -> list[Problem]:
-    """`where: what` of the analysis as problems of ours."""
-    found = []
-    for text in error.problems:
-        where, _, what = text.partition(": ")
-        found.append(Problem(where=where, what=what))
-    return found
 
 
 def _attempt(problems: list[Problem], do: Callable[[], T]) -> T | None:

@@ -156,10 +156,10 @@ def _tune(options: argparse.Namespace, view: View) -> None:
         raise SpecError([Problem(where=str(root), what=what)]) from None
 
 
-def _write_report(plan: Plan, out: Path, console: Console) -> None:
+def _write_report(plan: Plan, out: Path, console: Console, *, size: str = "n_params") -> None:
     from scaling import report
 
-    page = report.write(plan, out)
+    page = report.write(plan, out, size=size)
     say(console, f"report: {page}")
 
 
@@ -239,7 +239,8 @@ def _tell_driver(plan: Plan, text: str) -> None:
 
 
 def report(options: argparse.Namespace) -> int:
-    _write_report(kept(options), options.out or Path("results") / options.name, console_of())
+    out = options.out or Path("results") / options.name
+    _write_report(kept(options), out, console_of(), size=options.size)
     return DONE
 
 

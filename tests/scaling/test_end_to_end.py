@@ -82,6 +82,35 @@ def test_the_observation_table_has_every_run_task_and_probe(finished: Finished) 
     assert (rows["auc_se"] > 0).all()
 
 
+def test_every_run_is_counted_in_every_way(finished: Finished) -> None:
+    import pandas as pd
+
+    runs = pd.read_csv(finished.out / "observations.csv", keep_default_na=False).drop_duplicates("run").set_index("run")
+    assert (runs["gpu_seconds"].astype(float) == 0).all()
+    assert (runs["recipe"] == "").all()
+    for run in finished.plan.runs:
+        row, record = runs.loc[run.dir.run], run.dir.record()
+        assert record is not None
+        for name, value in run.cost.counts.items():
+            assert row[name] == getattr(record, name) == value, (run.point, name)
+        assert row["train_flops"] == row["flops_per_image"] * row["images_seen"]
+        if run.point.n_images:
+            assert float(row["peak_lr"]) == record.peak_lr == run.spec.options.lr.resolve(16)
+
+
+def test_the_report_takes_another_size_of_models_and_leaves_observations_alone(
+    finished: Finished, tmp_path: Path
+) -> None:
+    out = tmp_path / "paper"
+    named = ("report", "tiny", "--root", finished.root, "--out", out)
+    assert call(*named, "--size", "paper_axis").code == 0
+    assert "Model sizes are trainable parameters of MAE with the paper's decoder" in (out / "report.md").read_text()
+    assert (out / "observations.csv").read_text() == (finished.out / "observations.csv").read_text()
+    refused = call(*named, "--size", "paper")
+    assert refused.code == 2
+    assert "--size: unknown model size 'paper'; did you mean 'paper_axis'?" in refused.err
+
+
 def test_the_report_calls_its_images_synthetic(finished: Finished) -> None:
     assert "synthetic" in (finished.out / "report.html").read_text()
     assert "synthetic" in (finished.out / "report.md").read_text()

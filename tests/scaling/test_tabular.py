@@ -125,6 +125,18 @@ def test_a_benefit_that_is_none_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
+def test_a_size_that_is_none_or_that_runs_lack_is_refused_before_anything_is_written(
+    table: Path, tmp_path: Path, refused: Say
+) -> None:
+    out = tmp_path / "out"
+    named = ("--observations", table, "--map", MAP, "--out", out)
+    (problem,) = refused(*named, "--size", "paper")
+    assert problem.startswith("--size: unknown model size 'paper'; did you mean 'paper_axis'? known: n_params, ")
+    (problem,) = refused(*named, "--size", "paper_axis")
+    assert problem.startswith("--size: paper_axis is missing or not above 0 in ")
+    assert not out.exists()
+
+
 def test_a_sweep_and_a_table_are_two_questions(table: Path, refused: Say) -> None:
     assert refused() == ["report: of what? give a sweep, or --observations FILE"]
     assert refused("tiny", "--observations", table) == [
