@@ -385,13 +385,19 @@ class Uncertainty:
 
 
 def variance_of_a_run(
-    curve: Matrix, of_cells: Matrix, n_cells: float, of_runs: Matrix, n_runs: float, *, level: float = 0.95
+    curve: Matrix,
+    of_cells: Matrix | float,
+    n_cells: float,
+    of_runs: Matrix | float,
+    n_runs: float,
+    *,
+    level: float = 0.95,
 ) -> Matrix:
     """What one more run adds to the variance of the curve, to be taken t^2 times, t of `n_cells` degrees of freedom.
 
     Its own variance has two parts: of means over the runs of a cell, estimated with `n_cells` degrees of freedom as the
     curve's is, and what averaging removed, with `n_runs`. The half width is by a third Graybill and Wang's (1980), each
-    part by its own t, which covers 95 to 99 %, and by two thirds Satterthwaite's, 89 to 96 %. For a plain sum this has
+    part by its own t, which covers 95 to 99 %, and by two thirds Satterthwaite's, 89 to 96 %. For a plain sum it covers
     94 to 97 % with two degrees of freedom or more, whatever the ratio of the parts, and 92 to 98 % with one.
     """
     tail, first = (1 + level) / 2, curve + of_cells
