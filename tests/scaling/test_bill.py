@@ -165,9 +165,12 @@ def test_the_batch_is_shown_as_it_is_split(plan_of: Make) -> None:
     bill = bill_of(plan, [GPU])
     first = bill.lines[0]
     split = replace(first, allotment=replace(first.allotment, n_micro=4))
-    rows = drawn(plan_table(replace(bill, lines=[first, split])))
+    anew = replace(first, allotment=replace(first.allotment, n_micro=8, recomputed=True))
+    rows = drawn(plan_table(replace(bill, lines=[first, split, anew])))
     assert "8 x 1 x 2 ranks" in rows[1]
     assert "2 x 4 x 2 ranks" in rows[2]
+    assert "1 x 8 x 2 ranks recomputed" in rows[3]
+    assert [line["recomputed"] for line in replace(bill, lines=[first, anew]).to_json()["runs"]] == [False, True]
 
 
 MANY = (("seed: [0]", f"seed: [{', '.join(map(str, range(60)))}]"),)

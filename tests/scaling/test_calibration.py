@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from scaling.calibrate import measure
 from scaling.calibration import Calibration, image_bytes, load_calibrations, save, shape_key
 from scaling.catalog import ALGORITHMS, MODELS
+from scaling.data import feed
 from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE
 from scaling.grid import RunSpec
 from scaling.options import LearningRate, PhantomsOptions
+from scaling.parallel import Part
 from scaling.planned import Job
 from scaling.probe_options import KnnOptions, LinearOptions
 from scaling.probing import Probe
@@ -53,7 +56,7 @@ def spec_of(algorithm: str = "mae", options: dict[str, Any] | None = None, **cha
     return RunSpec(**values)
 
 
-def job_of(spec: RunSpec, tmp_path: Path, n_micro: int = 1) -> Job:
+def job_of(spec: RunSpec, tmp_path: Path, n_micro: int = 1, *, recomputed: bool = False) -> Job:
     return Job(
         spec=spec,
         data=PhantomsOptions(source="phantoms"),
@@ -65,6 +68,7 @@ def job_of(spec: RunSpec, tmp_path: Path, n_micro: int = 1) -> Job:
         use_gpu=False,
         cpus=1,
         n_micro=n_micro,
+        recomputed=recomputed,
     )
 
 
@@ -126,6 +130,10 @@ def test_micro_batches_are_measured_on_their_own() -> None:
     assert len({shape_key(spec_of(), n_micro) for n_micro in (1, 2, 4)}) == 3
 
 
+def test_activations_computed_anew_are_measured_on_their_own() -> None:
+    assert shape_key(spec_of(), 1, recomputed=True) != shape_key(spec_of(), 1)
+
+
 # --- the store --------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +170,21 @@ def test_a_runs_own_images_come_on_top() -> None:
     assert calibration().host_bytes(spec) == 2**31 + image_bytes(spec)
 
 
+@pytest.mark.parametrize(("share", "resident"), [(0.41, False), (0.39, True)])
+def test_images_are_counted_where_the_feed_has_them(
+    share: float, resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(n_images=1000, batch_size=16)
+    images = np.zeros((1000, 1, 32, 32), np.uint8)
+    memory = int(images.nbytes / share)
+    monkeypatch.setattr(feed, "_free_bytes", lambda device: memory)
+    made = feed.feed_of(images, [Part.of(16, 0, 1)], torch.device("cpu"))
+    assert isinstance(made, feed.Resident) == resident
+    assert image_bytes(spec, memory) == (1000 if resident else 2 * 16) * 32 * 32
+    assert calibration(device_memory_bytes=memory).gpu_bytes(spec) == 2**30 + image_bytes(spec, memory)
+    assert calibration(device_memory_bytes=2 * memory).gpu_bytes(spec, 0.5) == 2**30 + image_bytes(spec, memory)
+
+
 # --- measuring --------------------------------------------------------------------------------------------------
 
 
@@ -183,15 +206,18 @@ def test_a_baseline_has_nothing_to_measure(tmp_path: Path) -> None:
         measure(job_of(spec, tmp_path), torch.device("cpu"))
 
 
-def test_a_larger_batch_is_measured_to_take_more_memory_and_micro_batches_less(tmp_path: Path) -> None:
+def test_a_larger_batch_is_measured_to_take_more_memory_micro_batches_and_activations_made_anew_less(
+    tmp_path: Path,
+) -> None:
     import subprocess
     import sys
 
     from scaling.rundir import RunDir, write_json
 
     took = []
-    for name, batch_size, n_micro in (("small", 16, 1), ("large", 1024, 1), ("micro", 1024, 16)):
-        job, run_dir = job_of(spec_of(batch_size=batch_size), tmp_path / name, n_micro), RunDir(tmp_path / name / "job")
+    for name, batch_size, n_micro in (("small", 16, 1), ("large", 1024, 1), ("micro", 1024, 16), ("anew", 1024, 1)):
+        job = job_of(spec_of(batch_size=batch_size), tmp_path / name, n_micro, recomputed=name == "anew")
+        run_dir = RunDir(tmp_path / name / "job")
         run_dir.lease("mine")
         write_json(run_dir.path / "job.json", job.model_dump(mode="json"))
         command = [sys.executable, "-m", "scaling.worker", str(run_dir.path), "mine", "--calibrate"]
@@ -199,10 +225,11 @@ def test_a_larger_batch_is_measured_to_take_more_memory_and_micro_batches_less(t
         assert done.returncode == EXIT_DONE, run_dir.log_tail()
         (measured,) = load_calibrations(tmp_path / name)
         took.append(measured.memory_bytes)
-    small, large, micro = took
+    small, large, micro, anew = took
     # Activations of 1024 images, 17 tokens of 48 values in some 30 tensors a block and four blocks: about 400 MB.
     assert large > small + 50 * 2**20
     assert micro < large - 50 * 2**20
+    assert anew < large - 50 * 2**20
 
 
 @pytest.mark.gpu

@@ -114,6 +114,29 @@ def test_an_estimate_for_a_new_algorithm_lies_between_those_that_are_known() -> 
     assert 44.0 < estimate < 124.0
 
 
+def test_activations_computed_anew_take_longer_than_what_only_other_kinds_foretell() -> None:
+    of_mae = {"model": "vit_l", "algorithm": "mae", "train_flops": 400.0}
+    again = Evidence(SEEN).estimate(**of_mae, recomputed=True)  # type: ignore[arg-type]
+    assert again is not None
+    assert again.seconds == pytest.approx(4 + 1.3 * 40)
+    same = Evidence([*SEEN, measured("vit_l", "mae", 200.0, 30.0)]).estimate(**of_mae, recomputed=True)  # type: ignore[arg-type]
+    assert same is not None
+    assert same.seconds == pytest.approx(60.0)  # as long as they took, who did so too
+
+
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in BASELINES])
+def test_blocks_that_compute_anew_keep_their_inputs_and_one_of_them_the_rest(algorithm: str) -> None:
+    values = []
+    for depth in (8, 16, 24):
+        cost = cost_of(spec_of("vit_ti", algorithm, depth=depth))
+        assert cost.values_recomputed < cost.values_per_image
+        values.append((cost.values_per_image, cost.values_recomputed))
+    (kept, anew), (more_kept, more_anew), (_, most_anew) = values
+    deeper = (more_anew - anew) / (more_kept - kept)
+    assert deeper == pytest.approx(1 / 16)
+    assert most_anew - more_anew == pytest.approx(more_anew - anew)
+
+
 def test_evidence_of_one_size_alone_scales_by_flops() -> None:
     assert estimate_seconds("vit_l", "mae", 400.0, SEEN[:1]) == pytest.approx(56.0)
 

@@ -225,6 +225,7 @@ WITHOUT_EFFECT = {
     "bootstrap": [("bootstrap: 20", "bootstrap: 200")],
     "probes": [("linear: {n_c: 2}", "linear: {n_c: 5}, knn: null, pool: cls, max_train: 10")],
     "checkpoints": [("images_seen: 64", "images_seen: 64, checkpoint_minutes: 0")],
+    "compiling": [("images_seen: 64", "images_seen: 64, compile: never")],
     "task sizes": [("n_test: 64", "n_test: 128")],
     "a default written out": [("n_local: 1", "n_local: 1, student_temp: 0.1")],
     "what was so before there was a choice": [("n_local: 1", "n_local: 1, ibot_head: tied")],

@@ -22,6 +22,7 @@ H100 = Node(name="g", host="g", cpus=16, gpus=2, accelerator="H100", gpu_memory=
 TWIN = Node(name="g2", host="g2", cpus=16, gpus=2, accelerator="H100", gpu_memory=80 * GIB)
 T4 = Node(name="t", host="t", cpus=16, gpus=1, accelerator="T4", gpu_memory=16 * GIB)
 NAMES = {"g": "NVIDIA H100 80GB HBM3", "t": "Tesla T4"}
+DINOV2 = "algorithms:\n  dinov2: {prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1}\n"
 Make = Callable[..., Plan]
 
 
@@ -32,7 +33,7 @@ class FakeLauncher:
     root: Path
     there: Sequence[Node]
     error: str = ""
-    most_images: int = 1000
+    most_images: float = 1000
     orders: list[Order] = field(default_factory=list)
     _ended: list[Ended] = field(default_factory=list)
 
@@ -45,7 +46,7 @@ class FakeLauncher:
         code = 1
         if self.error:
             RunDir(order.path).fail("error", self.error)
-        elif job.spec.batch_size // job.n_micro > self.most_images:
+        elif job.spec.batch_size // job.n_micro > self.most_images * (16 if job.recomputed else 1):
             RunDir(order.path).fail("gpu_oom", "OutOfMemoryError: CUDA out of memory")
         else:
             code = 0
@@ -57,7 +58,7 @@ class FakeLauncher:
         return Calibration(
             device=device,
             device_memory_bytes=80 * GIB,
-            shape_key=shape_key(job.spec, job.n_micro),
+            shape_key=shape_key(job.spec, job.n_micro, recomputed=job.recomputed),
             model=job.spec.model,
             algorithm=job.spec.algorithm,
             batch_size=job.spec.batch_size,
@@ -67,6 +68,7 @@ class FakeLauncher:
             host_memory_bytes=GIB,
             images_per_second=100.0,
             seconds=1.0,
+            recomputed=job.recomputed,
         )
 
     def wait(self, timeout: float) -> list[Ended]:
@@ -119,8 +121,7 @@ def test_each_kind_of_gpu_is_measured_on_one_node_with_a_whole_gpu(plan_of: Make
 
 
 def test_a_shape_that_does_not_fit_is_tried_in_more_parts(plan_of: Make) -> None:
-    options = "algorithms:\n  dinov2: {prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1}\n"
-    plan = plan_of(("algorithm: [mae, dinov2]", "algorithm: mae"), (options, ""))
+    plan = plan_of(("algorithm: [mae, dinov2]", "algorithm: mae"), (DINOV2, ""))
     launcher = FakeLauncher(plan.root, [H100], most_images=4)
     found, failed, said = measured_by(plan, launcher)
     assert (len(launcher.orders), failed) == (3, 0)
@@ -130,6 +131,23 @@ def test_a_shape_that_does_not_fit_is_tried_in_more_parts(plan_of: Make) -> None
         "vit_atto/mae, batch 8 x 2, on H100: does not fit; again in 4 parts",
     ]
     assert said[3].startswith("vit_atto/mae, batch 4 x 4, on H100: 2 GiB")
+
+
+def test_a_shape_of_which_no_image_fits_is_measured_with_activations_computed_anew(plan_of: Make) -> None:
+    plan = plan_of(("algorithm: [mae, dinov2]", "algorithm: mae"), (DINOV2, ""))
+    launcher = FakeLauncher(plan.root, [H100], most_images=0.5)
+    found, failed, said = measured_by(plan, launcher)
+    assert failed == 0
+    assert [(c.n_micro, c.recomputed) for c in found] == [(2, True)]
+    assert said[5] == "vit_atto/mae, batch 1 x 16, on H100: does not fit; again in 1 parts, recomputed"
+    assert said[6] == "vit_atto/mae, batch 16, recomputed, on H100: does not fit; again in 2 parts, recomputed"
+
+
+def test_a_shape_that_fits_in_no_way_is_given_up(plan_of: Make) -> None:
+    plan = plan_of(("algorithm: [mae, dinov2]", "algorithm: mae"), (DINOV2, ""))
+    launcher = FakeLauncher(plan.root, [H100], most_images=0)
+    assert measured_by(plan, launcher)[:2] == ([], 1)
+    assert len(launcher.orders) == 10  # 1 to 16 parts, twice
 
 
 def test_a_shape_that_fails_is_told_with_its_log_and_the_others_go_on(plan_of: Make) -> None:

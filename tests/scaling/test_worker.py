@@ -100,13 +100,14 @@ def test_an_attempt_leaves_record_encoder_probes_and_provenance_and_no_checkpoin
 
 
 def test_every_attempt_says_with_what_it_computes(made: Callable[..., RunDir]) -> None:
-    run_dir = made(n_micro=2)
+    run_dir = made(n_micro=2, recomputed=True)
     run_dir.lease("second")
     assert attempt(run_dir.path, "second") == EXIT_DONE
     (path,) = (run_dir.path / "provenance").iterdir()
     assert path.name == "2.json"
     said = json.loads(path.read_text())
     assert (said["attempt"], said["pid"], said["seed"], said["n_micro"], said["n_ranks"]) == (2, os.getpid(), 0, 2, 1)
+    assert (said["recomputed"], said["compiled"]) == (True, False)
     assert said["torch"] == torch.__version__
     assert said["code"] == str(Path(worker.__file__).parents[1])
     assert said["data_identity"] == json.loads((run_dir.path / "job.json").read_text())["spec"]["data_identity"]
