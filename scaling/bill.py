@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scaling.budgeting import overpaid
 from scaling.calibration import Calibration, load_calibrations
 from scaling.cost import Evidence
 from scaling.launch.launcher import Node
@@ -202,7 +203,11 @@ def bill_of(
                 same_as=same_as,
             )
         )
-    notes = [*warnings(plan, nodes), *filter(None, [changed_data(plan)])]
+    notes = [
+        *overpaid(plan.sweep, (run.spec for run in plan.runs)),
+        *warnings(plan, nodes),
+        *filter(None, [changed_data(plan)]),
+    ]
     return Bill(
         plan=plan,
         nodes=nodes,

@@ -74,6 +74,22 @@ def too_few(sweep: Sweep, n_images: int, runs: Sequence[RunSpec]) -> str:
     )
 
 
+def overpays(sweep: Sweep, run: RunSpec) -> bool:
+    """Whether its one step costs more than equal FLOPs, and half a batch, allow."""
+    cost, flops = cost_of(run), sweep.pretrain.flops
+    return flops is not None and cost.train_flops > flops + cost.flops_per_image * run.batch_size / 2
+
+
+def overpaid(sweep: Sweep, runs: Iterable[RunSpec]) -> Iterator[str]:
+    """A note on the kinds of run for which the FLOPs are less than a step."""
+    kinds = dict.fromkeys(f"{run.model}/{run.algorithm}" for run in runs if overpays(sweep, run))
+    if kinds:
+        yield (
+            f"a step of {', '.join(list(kinds)[:SHOWN])}{' and others' if len(kinds) > SHOWN else ''} costs more than "
+            f"pretrain.flops {sweep.pretrain.flops:g}, so FLOPs are not equal; raise it, or lower pretrain.batch_size"
+        )
+
+
 def _up(value: float) -> float:
     """To three digits, never down."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 2)

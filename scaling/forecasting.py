@@ -28,6 +28,8 @@ from scaling.report import observations
 __all__ = ["Answers", "Asked", "multiple", "options_of", "plain", "predict", "probe_of", "problems_of"]
 
 ALL = "all"
+TURN = "at equal FLOPs a larger model sees fewer images, so its error may turn up again, which no falling law foretells"
+"""What to hold against a model larger than all that were run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,13 +182,15 @@ def options_of(plan: Plan, algorithm: str, model: str) -> Options | None:
 
 
 def _with_budget(plan: Plan, answer: Prediction) -> Prediction:
-    """A longer training is one more thing in which the target differs from all runs."""
+    """A longer training is one more thing in which the target differs from all runs, a shorter one too."""
     if not answer.answered:
         return answer
+    flops = plan.sweep.pretrain.flops
+    if flops is not None and answer.beyond.get("n_params", 0) > 1:
+        answer = replace(answer, warnings=(TURN, *answer.warnings))
     seen = _asked_run(plan, answer.algorithm, answer.mixture, answer.model, answer.n_images).images_seen
     if answer.n_images <= seen:
         return answer
-    flops = plan.sweep.pretrain.flops
     who = "all runs saw" if flops is None else f"{flops:g} FLOPs, as all runs had, pay {answer.model} for"
     words = (
         f"{who} {seen:,} images, too few to see {answer.n_images:,.0f} once: what a longer training does "

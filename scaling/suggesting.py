@@ -19,12 +19,12 @@ from analysis.fitter import AUTO, Choice, Fitter, Unknowable, law_named
 from analysis.observations import held_out, kept, load
 from analysis.series import Series, series
 from analysis.suggest import Advice, Candidate, Suggestion, suggest
-from scaling.budgeting import run_at
+from scaling.budgeting import overpays, run_at
 from scaling.calibration import load_calibrations
 from scaling.catalog import MODELS
 from scaling.cost import Evidence, cost_of
 from scaling.errors import Problem, SpecError
-from scaling.forecasting import ALL, Asked, options_of, plain, probe_of, problems_of
+from scaling.forecasting import ALL, TURN, Asked, options_of, plain, probe_of, problems_of
 from scaling.grid import Point
 from scaling.launch.launcher import Node
 from scaling.plan import Plan
@@ -163,7 +163,7 @@ def _next(plan: Plan, of: Series, asked: Asked, budget: Budget, price: Pricer, n
         suggestion=found,
         points=tuple(points[step.candidate.name] for step in found.steps),
         reason=found.reason,
-        notes=(*spared, *_shortfall(plan, target), *notes, *found.warnings),
+        notes=(*spared, *_shortfall(plan, of, target), *notes, *found.warnings),
     )
 
 
@@ -185,9 +185,11 @@ def _worthwhile(
     return again, (f"{more} would take less than {LITTLE:.0%} of today's interval away, so they are left out",)
 
 
-def _shortfall(plan: Plan, target: PlannedRun) -> Iterator[str]:
-    """Where the sweep's budget is less than one pass over the target's images."""
+def _shortfall(plan: Plan, of: Series, target: PlannedRun) -> Iterator[str]:
+    """What the sweep's budget means for the target, above all where it is less than one pass over its images."""
     seen, n_images, flops = target.spec.images_seen, target.point.n_images, plan.sweep.pretrain.flops
+    if flops is not None and target.cost.n_params > of.rows["n_params"].max():
+        yield TURN
     if n_images <= seen:
         return
     if flops is None:
@@ -222,7 +224,7 @@ def _candidates(plan: Plan, of: Series, chosen: Choice) -> list[PlannedRun]:
     if "n_params" not in chosen.axes:
         models = sorted(set(chosen.rows["model"]))
     runs = [_run(plan, of, model, n, seeds.get((model, n), 0)) for model, n in itertools.product(models, images)]
-    return [run for run in runs if run.point.n_images <= run.spec.images_seen]
+    return [run for run in runs if run.point.n_images <= run.spec.images_seen and not overpays(plan.sweep, run.spec)]
 
 
 def _images(run: Sequence[int]) -> list[int]:

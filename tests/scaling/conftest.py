@@ -113,7 +113,7 @@ class Pretend:
             status=status,
             n_params=run.cost.n_params,
             n_params_total=run.cost.n_params_total,
-            images_seen=64,
+            images_seen=run.spec.images_seen,
             train_flops=run.cost.train_flops,
             train_seconds=seconds,
             train_loss=0.5,

@@ -52,6 +52,27 @@ def test_more_images_than_a_run_sees_make_the_run_longer_and_that_is_said(plan: 
     assert answer.beyond["train_flops"] == pytest.approx(1008 / 64)  # whole batches of 16
 
 
+def test_at_equal_flops_a_larger_model_sees_fewer_images_and_that_is_said(answered: Make) -> None:
+    plan = answered(HELD, ("images_seen: 64", "flops: 4e9"))
+    (inside,) = predict(plan, Asked()).predictions
+    assert inside.beyond["train_flops"] == pytest.approx(1, abs=0.1)  # half a batch in six
+    assert not any("FLOPs" in warning for warning in inside.warnings)
+    (answer,) = predict(plan, Asked(model="vit_s", n_images=48)).predictions
+    assert answer.warnings[0] == (
+        "4e+09 FLOPs, as all runs had, pay vit_s for 16 images, too few to see 48 once: what a longer training does is "
+        "not in the data"
+    )
+    assert answer.warnings[1].startswith("at equal FLOPs a larger model sees fewer images")
+    cost = cost_at(plan, "mae", "all", "vit_s", 48)
+    assert cost.train_flops == 48 * cost.flops_per_image > 4e9
+
+
+def test_at_equal_epochs_more_images_are_a_longer_run_by_the_sweeps_own_rule(answered: Make) -> None:
+    (answer,) = predict(answered(("images_seen: 64", "epochs: 4")), Asked(n_images=640)).predictions
+    assert answer.beyond == pytest.approx({"n_params": 1, "n_images": 10, "train_flops": 10})
+    assert not any("longer training" in warning for warning in answer.warnings)
+
+
 def test_without_sizes_the_largest_that_was_run_is_meant(plan: Plan) -> None:
     (answer,) = predict(plan, Asked()).predictions
     assert (answer.model, answer.n_images) == ("vit_nano", 64)

@@ -12,7 +12,7 @@ import pytest
 from scaling.cli import main
 from scaling.config import load
 from scaling.errors import SpecError
-from scaling.forecasting import Asked
+from scaling.forecasting import Asked, cost_at
 from scaling.grid import expand
 from scaling.launch.launcher import Node
 from scaling.plan import Plan
@@ -105,6 +105,34 @@ def test_a_target_with_more_images_than_runs_see_says_where_candidates_end(answe
     assert any(
         note.startswith("candidates end at 64 images, which is what a run of this sweep") for note in found.notes
     )
+
+
+def test_candidates_are_as_long_as_equal_epochs_make_them(answered: Make) -> None:
+    plan = answered(("images_seen: 64", "epochs: 4"))
+    (found,) = suggest_runs(plan, Asked(model="vit_nano", n_images=1000), FLOPS, [CPU]).nexts
+    assert found.suggestion is not None
+    assert max(point.n_images for point in found.points) > 64
+    for point, step in zip(found.points, found.suggestion.steps, strict=True):
+        assert step.candidate.cost == cost_at(plan, "mae", "all", point.model, point.n_images).train_flops
+        assert step.candidate.cost == pytest.approx(4 * point.n_images * _flops_per_image(plan, point.model))
+    assert not any("pretrain." in note for note in found.notes)
+
+
+def _flops_per_image(plan: Plan, model: str) -> float:
+    return cost_at(plan, "mae", "all", model, 64).flops_per_image
+
+
+def test_candidates_see_all_their_images_within_equal_flops(answered: Make) -> None:
+    plan = answered(("images_seen: 64", "flops: 4e9"))
+    (found,) = suggest_runs(plan, Asked(model="vit_s", n_images=64), FLOPS, [CPU]).nexts
+    assert found.suggestion is not None
+    assert any(point.n_images > 64 for point in found.points)
+    for point, step in zip(found.points, found.suggestion.steps, strict=True):
+        per_image = _flops_per_image(plan, point.model)
+        assert point.n_images * per_image <= step.candidate.cost == pytest.approx(4e9, abs=8 * per_image)
+    assert any(note.startswith("at equal FLOPs a larger model sees fewer images") for note in found.notes)
+    short = "4e+09 FLOPs pay the target for 16 images, fewer than its 64; raise pretrain.flops to come nearer to the "
+    assert f"{short}target" in found.notes
 
 
 def test_names_and_budgets_that_mean_nothing_are_said_at_once(answered: Make) -> None:
