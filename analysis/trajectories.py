@@ -175,7 +175,7 @@ def ends(of: pd.DataFrame) -> pd.DataFrame:
     half = stats.t.ppf(0.975, scatter["df"].where(scatter["df"] > 0)) * table["last_quarter_se"]
     table["last_quarter_low"], table["last_quarter_high"] = table["last_quarter"] - half, table["last_quarter"] + half
     table["verdict"] = [verdict(*three) for three in table[["last_quarter", *LAST_QUARTER[2:]]].to_numpy(float)]
-    columns = [*SERIES, "n_params", "seeds", "tasks", *AT, *LAST_QUARTER, "verdict", "runs"]
+    columns = [*SERIES, "verdict", *LAST_QUARTER, *AT, "seeds", "tasks", "n_params", "runs"]
     return table.sort_values(["algorithm", "mixture", "n_images", "n_params", "model"], ignore_index=True)[columns]
 
 
@@ -197,22 +197,18 @@ def _within(rows: pd.DataFrame, column: str, by: list[str]) -> tuple[float, int]
     return (float(residuals @ residuals) / df if df else np.nan), df
 
 
-RISING, FALLING = "still rising", "falling"
+RISING, FALLING, NOT_TOLD = "still rising", "falling", "not told from flat"
 
 
 def verdict(gain: float, low: float, high: float) -> str:
     """In words, from the gain over the last quarter and its interval; ends may be NaN."""
     if np.isnan(gain):
-        return "too few read-outs to tell"
+        return "of too few read-outs to tell"
     if np.isnan(low):
-        return "no interval, so not known to be flat"
+        return f"{NOT_TOLD}: no interval"
     if low > -FLAT and high < FLAT:
         return "flat"
-    if low > 0:
-        return f"{RISING}: gained {gain:.3f} in the last quarter; its end point understates it"
-    if high < 0:
-        return f"{FALLING}: lost {-gain:.3f} in the last quarter; it was better before its end"
-    return "not told from flat"
+    return RISING if low > 0 else FALLING if high < 0 else NOT_TOLD
 
 
 def pairs(of: pd.DataFrame) -> pd.DataFrame:

@@ -108,7 +108,7 @@ def _finish(axes: Axes, seen: pd.DataFrame, value: Value) -> None:
     if low > 0 and (value == "error" or high > WIDE * low):
         axes.set_yscale("log")
         plain_log(axes.yaxis)
-    few_decades(axes.xaxis, at_most=5)
+    few_decades(axes.xaxis, at_most=7)
     axes.set_xlabel("images seen")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.figures import trajectories as figure
@@ -52,22 +51,28 @@ def sentences(of: Judged | None) -> list[str]:
     """For the opening: only where something still rises."""
     if of is None or of.ends.empty:
         return []
-    rising = of.ends[of.ends["verdict"].str.startswith(RISING)].sort_values("last_quarter", ascending=False)
+    rising = of.ends[of.ends["verdict"] == RISING].sort_values("last_quarter", ascending=False)
     if rising.empty:
         return []
-    gained = [f"{_series(row, of.ends)} by {row['last_quarter']:.3f}" for row in rising.to_dict("records")]
+    gained = [
+        f"{row['algorithm']} {_place(row, of.ends)} {row['last_quarter']:.3f}" for row in rising.to_dict("records")
+    ]
     told = int(of.ends["last_quarter_low"].notna().sum())
     still = (
-        f"{len(rising)} of {told} series still rose in the last quarter of their budget, in online AUC "
-        f"{_few(gained, ', ')}: their end points understate them. Chance alone calls {0.025 * told:.2g} rising."
+        f"{len(rising)} of {told} series still gained online AUC in the last quarter of their budget ({_few(gained)}): "
+        f"{_understated(len(rising))}. Chance alone calls {0.025 * told:.2g} rising."
     )
     return [still]
 
 
-def _few(names: list[str], separator: str) -> str:
+def _understated(n: int) -> str:
+    return "its end point understates it" if n == 1 else "their end points understate them"
+
+
+def _few(names: list[str]) -> str:
     """The first `NAMED` of them, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return separator.join(names[:NAMED]) + more
+    return ", ".join(names[:NAMED]) + more
 
 
 def section(of: Judged, pen: Pen) -> Section:
@@ -93,8 +98,9 @@ def _read_outs(of: Judged, pen: Pen) -> list[Block]:
     tasks = of.found.tasks
     over = f"mean over {', '.join(tasks)}" if len(tasks) > 1 else tasks[0]
     picture = (
-        f"Validation error of the online read-out along training, 1 - AUC, {over}. A marker is the end of the run; "
-        f"with several seeds thin lines are seeds and the thick one is their mean. {READ_OUT}"
+        f"Validation error of the online read-out along training, 1 - AUC, {over}; of each algorithm the largest set "
+        "of images. A marker is the end of the run; with several seeds thin lines are seeds and the thick one is their "
+        f"mean. {READ_OUT}"
     )
     ylabel = "online error, 1 - AUC" + (", mean over tasks" if len(tasks) > 1 else "")
     caption = (
@@ -121,29 +127,29 @@ def _read_outs(of: Judged, pen: Pen) -> list[Block]:
 
 
 def _verdicts(rows: pd.DataFrame) -> list[str]:
+    """A sentence an algorithm."""
     said = []
     for algorithm, mine in rows.groupby("algorithm"):
-        for kind in (RISING, FALLING):
-            these = mine[mine["verdict"].str.startswith(kind)]
-            named = sorted(these.to_dict("records"), key=lambda row: -abs(row["last_quarter"]))
-            said += [f"{_series(row, rows)}: {row['verdict']}." for row in named[:NAMED]]
-            if len(named) > NAMED:
-                said.append(f"{algorithm}: {len(named) - NAMED} more series {kind}.")
-        others = mine.loc[~mine["verdict"].str.startswith((RISING, FALLING)), "verdict"].value_counts()
-        if len(others):
-            counts = "; ".join(f"{n} of {len(mine)} series {verdict}" for verdict, n in others.items())
-            said.append(f"{algorithm}: {counts}.")
+        parts = []
+        for kind, did in ((RISING, "gained"), (FALLING, "lost")):
+            these = mine[mine["verdict"] == kind].sort_values("last_quarter", ascending=kind == FALLING)
+            if n := len(these):
+                amounts = zip(these.to_dict("records"), these["last_quarter"].abs(), strict=True)
+                named = _few([f"{_place(row, rows)} {did} {amount:.3f}" for row, amount in amounts])
+                before = "it was better before its end" if n == 1 else "they were better before their ends"
+                so = _understated(n) if kind == RISING else before
+                parts.append(f"{n} of {len(mine)} series {kind} ({named} in the last quarter; {so})")
+        others = mine.loc[~mine["verdict"].isin([RISING, FALLING]), "verdict"].value_counts()
+        parts += [f"{n} of {len(mine)} series {verdict}" for verdict, n in others.items()]
+        said.append(f"{algorithm}: {'; '.join(parts)}.")
     return said
 
 
-def _series(row: Mapping[Hashable, Any], among: pd.DataFrame) -> str:
-    """Its algorithm and model, and what else tells it from the others."""
-    words = [str(row["algorithm"]), str(row["model"])]
-    if among["mixture"].nunique() > 1:
-        words.append(str(row["mixture"]))
-    if among["n_images"].nunique() > 1:
-        words.append(f"{row['n_images']:,.0f} images")
-    return " ".join(words[:2]) + "".join(f", {word}" for word in words[2:])
+def _place(row: Mapping[Hashable, Any], among: pd.DataFrame) -> str:
+    """The model, and what else tells it from the others."""
+    more = [str(row["mixture"])] if among["mixture"].nunique() > 1 else []
+    more += [f"{row['n_images']:,.0f} images"] if among["n_images"].nunique() > 1 else []
+    return f"{row['model']}" + (f" ({', '.join(more)})" if more else "")
 
 
 def _orders(of: Judged) -> list[str]:
@@ -164,13 +170,9 @@ def _orders(of: Judged) -> list[str]:
     )
     changed = of.pairs[of.pairs["changed"] != "no"]
     sure = changed[changed["changed"] == "sure"].to_dict("records")
-    turns = f"{len(changed)} of {len(of.pairs)} comparisons of two algorithms at one place turn between half and end"
+    n = len(changed) or "None"
+    turns = f"{n} of {len(of.pairs)} comparisons of two algorithms at one place turn between half and end"
     if len(changed):
-        named = _few([f"{row['first']} overtook {row['second']} at {_place(row)}" for row in sure], "; ")
+        named = _few([f"{row['first']} overtook {row['second']} at {_place(row, of.pairs)}" for row in sure])
         turns += f", {len(sure)} of them beyond their intervals at both moments" + (f": {named}" if named else "")
     return [whole, f"{turns}."]
-
-
-def _place(row: Mapping[Hashable, Any]) -> str:
-    images = f", {row['n_images']:,.0f} images" if np.isfinite(row["n_images"]) else ""
-    return f"{row['model']}, {row['mixture']}{images}"

@@ -75,9 +75,10 @@ def judged_ends(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_a_path_that_rises_is_called_rising_and_one_that_does_not_flat() -> None:
-    said = judged_ends(planted()).set_index("algorithm")["verdict"]
-    assert all(re.match(r"still rising: gained 0\.0[34]\d in the last quarter", text) for text in said["rising"])
-    assert all(text == "flat" for text in said["settled"])
+    found = judged_ends(planted()).set_index("algorithm")
+    assert set(found.loc["rising", "verdict"]) == {"still rising"}
+    assert set(found.loc["settled", "verdict"]) == {"flat"}
+    assert ((found.loc["rising", "last_quarter"] - 0.04).abs() < 3 * found.loc["rising", "last_quarter_se"]).all()
 
 
 def test_without_noise_the_numbers_are_those_of_the_paths() -> None:
@@ -89,9 +90,9 @@ def test_without_noise_the_numbers_are_those_of_the_paths() -> None:
     assert found.loc[("settled", "vit_s"), "last_quarter"] == pytest.approx(0)
 
 
-def test_a_path_that_falls_is_said_to_have_been_better_before() -> None:
+def test_a_path_that_falls_is_called_falling() -> None:
     found = judged_ends(planted(of={"overtrained": lambda progress: 0.8 - 0.1 * progress}))
-    assert found["verdict"].str.fullmatch("falling: lost 0.02[0-9] in the last quarter; it was better before.*").all()
+    assert set(found["verdict"]) == {"falling"}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_noise_that_hides_a_rise_is_not_called_flat() -> None:
 def test_too_few_read_outs_are_said_to_be_too_few() -> None:
     rows = planted()
     found = judged_ends(rows[rows["progress"] == 1])
-    assert set(found["verdict"]) == {"too few read-outs to tell"}
+    assert set(found["verdict"]) == {"of too few read-outs to tell"}
     assert found["auc_25"].isna().all()
     assert found["auc_100"].notna().all()
 
@@ -204,8 +205,8 @@ def test_the_figure_shows_the_largest_data_set_only() -> None:
 
 def test_the_opening_speaks_of_paths_only_where_one_still_rises() -> None:
     (said,) = sentences(judged(planted()))
-    assert said.startswith("2 of 4 series still rose in the last quarter of their budget")
-    assert "rising vit_" in said
+    assert said.startswith("2 of 4 series still gained online AUC in the last quarter of their budget (rising vit_")
+    assert said.endswith("their end points understate them. Chance alone calls 0.1 rising.")
     assert sentences(judged(planted(of={"settled": flat}))) == []
     assert sentences(None) == []
 
@@ -217,7 +218,7 @@ EVIL = "<script>alert(1)</script>"
 def small_sweep(whole_sweep: pd.DataFrame) -> pd.DataFrame:
     """What a report takes seconds for."""
     kept = whole_sweep["task"].isin(["chest", "skin"]) & (whole_sweep["mixture"] == "all")
-    return whole_sweep[kept & (whole_sweep["n_images"] == 1000)]
+    return whole_sweep[kept & (whole_sweep["n_images"] == 1000) & (whole_sweep["model"] == "vit_s")]
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +231,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_sweep: pd.DataFrame, 
 def test_the_report_shows_the_paths_and_keeps_their_table(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "Along training" in page
-    assert "still rising: gained" in page
+    assert "2 of 2 series still rising (" in page
+    assert "dinov2: 2 of 2 series flat." in page
+    assert "The order differs." in page  # level at half, not at the end
     for kind in ("png", "svg", "pdf"):
         assert (folder / "figures" / f"trajectories.{kind}").stat().st_size > 1000
         assert (folder / "figures" / f"trajectories_loss.{kind}").stat().st_size > 1000
