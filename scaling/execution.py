@@ -112,7 +112,8 @@ class Retry(Options):
     """Further attempts per class of failure, within one call of `scaling run`."""
 
     gpu_oom: int = Field(default=POLICIES["gpu_oom"].tries, ge=0)
-    """Each with half the micro-batch at the same batch, on a whole GPU."""
+    """Each with half the micro-batch at the same batch, on a whole GPU; behind single images, with activations computed
+    anew."""
     host_oom: int = Field(default=POLICIES["host_oom"].tries, ge=0)
     """Each with 1.5 x the host memory."""
     preempted: int = Field(default=POLICIES["preempted"].tries, ge=0)
