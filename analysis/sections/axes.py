@@ -38,7 +38,7 @@ def _along(study: Study, pen: Pen, axis: str, title: str, panel_by: str, note: s
     if lost := unplaced(study.means, axis):
         blocks.append(Words(lines=[f"{lost} of {len(study.means)} runs have no {axis} and are in no curve here."]))
     if not found:
-        why = "No series has two sizes along this axis, so there is nothing to compare."
+        why = "No series has two sizes along this axis that differ by more than rounding: nothing to compare."
         return Section(title=title, blocks=[*blocks, Words(lines=[why])])
     drawn = figure.draw(found, study.mean_references(), panel_by=panel_by, ylabel=study.mean_error, size=study.size)
     caption = f"Exponent b of error = a x^-b with its 95 % interval; positive when scale helps. {note}".strip()
