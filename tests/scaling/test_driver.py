@@ -204,6 +204,21 @@ def test_an_attempt_whose_driver_died_is_accounted_for_until_its_last_sign_of_li
     assert sweeping.exit_code() == 0
 
 
+@pytest.mark.parametrize(("last", "expected"), [({"n_micro": 4, "recomputed": True}, (4, True)), ({}, (1, False))])
+def test_a_new_driver_gives_a_step_no_more_memory_than_the_last_attempt_had(
+    last: dict[str, object], expected: tuple[int, bool], plan_of: Callable[..., Plan], words: StringIO
+) -> None:
+    plan = plan_of()
+    run = plan.runs[0].dir
+    run.log_attempt({"attempt": 1, "began": 1.0, "sweep": "tiny", "cpus": 1, "gpus": 0, "memory": 0, **last})
+    run.log_attempt({"ended": 2.0, "outcome": "gpu_oom", "error": "", "seconds": 1, "gpu_seconds": 0, "cpu_seconds": 1})
+    driver = driver_for(plan, Workers(), words)
+    driver.adopt(plan)
+    driver.carry_out()
+    job = Job.model_validate_json((run.path / "job.json").read_text())
+    assert (job.n_micro, job.recomputed) == expected
+
+
 def test_a_process_of_a_dead_driver_is_fenced_and_waited_for(plan_of: Callable[..., Plan], words: StringIO) -> None:
     plan = plan_of()
     run = plan.runs[0].dir

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -71,6 +73,15 @@ def test_on_a_gpu_the_rules_kernels_may_be_compiled_where_there_is_a_compiler(
     assert candidates("auto", torch.device("cuda"), compile) == [plain, replace(plain, compiled=True)][:n]
     (asked,) = candidates("bf16", torch.device("cuda"), compile)
     assert asked == plain
+
+
+@pytest.mark.parametrize(("triton", "compiler"), [(True, True), (True, False), (False, True)])
+def test_compiling_for_a_gpu_takes_triton_and_a_c_compiler(
+    triton: bool, compiler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/gcc" if compiler and name == "gcc" else None)
+    assert kernels.can_compile() == (triton and compiler)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "fp32"])
