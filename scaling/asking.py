@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
 FEW_RUNS = 6
 """Names of runs that a line shows; --json has all."""
-OF_A_TABLE = ("map", "tasks", "map_tasks", "title", "benefit", "exclude", "holdout", "under_trained", "outlier")
+OF_A_TABLE = (
+    "map",
+    "tasks",
+    "map_tasks",
+    "trajectories",
+    "title",
+    "benefit",
+    "exclude",
+    "holdout",
+    "under_trained",
+    "outlier",
+)
 """Options of `report` that mean nothing for a sweep."""
 
 
@@ -38,6 +49,9 @@ def add_report_options(report: argparse.ArgumentParser) -> None:
     table.add_argument("--map", metavar="NAME=COL,...", help="what columns are: task=dataset,n_params=Millions*1e6")
     table.add_argument("--tasks", type=Path, metavar="FILE", help="a table of task features, a row a task")
     table.add_argument("--map-tasks", metavar="NAME=COL,...", help="the same for its columns: task=dataset,samples=n")
+    table.add_argument(
+        "--trajectories", type=Path, metavar="FILE", help="AUC or loss along training: run, algorithm, images_seen, ..."
+    )
     table.add_argument("--title", help="heads the report (default: the file's name)")
     table.add_argument(
         "--benefit", metavar="NAME", help="what is correlated with features: exponent, slope_log_auc, gain"
@@ -112,6 +126,7 @@ def _report_of_table(options: argparse.Namespace) -> int:
         mapping=options.map,
         tasks=options.tasks,
         mapping_of_tasks=options.map_tasks,
+        trajectories=options.trajectories,
         rules=Rules(
             exclude=tuple(options.exclude or ()),
             holdout=tuple(options.holdout or ()),

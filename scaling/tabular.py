@@ -33,6 +33,8 @@ class Question:
     tasks: Path | None = None
     """A table of task features; None: nothing is correlated."""
     mapping_of_tasks: str | None = None
+    trajectories: Path | None = None
+    """A table as `scaling.records.TRAJECTORY_COLUMNS`; None: nothing is said of how runs came to their ends."""
     rules: Rules = NO_RULES
     title: str = ""
     """Empty: the file's name."""
@@ -49,6 +51,7 @@ def write(question: Question, out: Path) -> Path:
     problems: list[Problem] = []
     rows = _attempt(problems, lambda: load(question.observations, mapping=question.mapping, rules=question.rules))
     tasks = _attempt(problems, lambda: task_table(question.tasks, question.mapping_of_tasks))
+    along = _attempt(problems, lambda: _along(question.trajectories))
     if rows is not None and not (rows["excluded"] == Exclusion.KEPT).any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in rows["excluded"].value_counts().items())
         what = f"no row is left to fit: {reasons}"
@@ -66,6 +69,7 @@ def write(question: Question, out: Path) -> Path:
             out,
             title=question.title or question.observations.stem,
             provenance=_provenance(question, rows),
+            trajectories=along,
             keep_observations=question.keep_observations,
             benefit=question.benefit,
             size=question.size,
@@ -92,6 +96,14 @@ def task_table(path: Path | None, mapping: str | None) -> pd.DataFrame:
     return table
 
 
+def _along(path: Path | None) -> pd.DataFrame | None:
+    if path is None:
+        return None
+    from analysis.trajectories import checked  # with SciPy
+
+    return checked(path)
+
+
 def _attempt(problems: list[Problem], do: Callable[[], T]) -> T | None:
     try:
         return do()
@@ -107,6 +119,8 @@ def _provenance(question: Question, rows: pd.DataFrame) -> dict[str, str]:
         said["columns"] = question.mapping
     if question.tasks:
         said["tasks"] = _file(question.tasks)
+    if question.trajectories:
+        said["trajectories"] = _file(question.trajectories)
     if question.mapping_of_tasks:
         said["columns of tasks"] = question.mapping_of_tasks
     if words := question.rules.words():

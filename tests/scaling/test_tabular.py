@@ -188,3 +188,22 @@ def test_the_reference_study_comes_out_with_its_slopes_and_correlations(shared: 
 def test_rules_are_part_of_the_question(table: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="--under-trained: 2 is no share between 0 and 1"):
         write(Question(observations=table, mapping=MAP, rules=Rules(under_trained=2)), tmp_path / "out")
+
+
+def test_trajectories_beside_a_table_are_shown_and_those_that_are_none_refused(
+    table: Path, tmp_path: Path, refused: Say
+) -> None:
+    path, out = tmp_path / "along.csv", tmp_path / "report"
+    rows = [
+        {"run": algorithm, "algorithm": algorithm, "images_seen": 100 * i, "task": "x", "auc": 0.6 + slope * i}
+        for algorithm, slope in (("a", 0.03), ("b<i>", 0.0))
+        for i in range(1, 11)
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    command = ["--observations", table, "--map", MAP, "--out", out, "--trajectories", path]
+    assert main(["report", *map(str, command)]) == 0
+    page = (out / "report.html").read_text()
+    assert "Along training" in page
+    assert "b&lt;i&gt;: 1 of 1 series" in page
+    pd.DataFrame(rows).drop(columns="images_seen").to_csv(path, index=False)
+    assert refused(*command) == [f"{path}: no column images_seen"]
