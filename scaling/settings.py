@@ -28,13 +28,10 @@ def peak_lr(spec: RunSpec) -> float | None:
 
 def differences(runs: Sequence[Options]) -> list[str]:
     """Of each, `name=value;...` of the options in which they are not all alike, nested ones as lr.base; by name."""
-    flat = {id(options): dict(_flat(options, "")) for options in runs}  # a sweep's runs share few
-    values: dict[str, set[str | None]] = {}
-    for name in {name for one in flat.values() for name in one}:
-        values[name] = {one.get(name) for one in flat.values()}
-    unlike = sorted(name for name, found in values.items() if len(found) > 1)
-    texts = {key: ";".join(f"{name}={one[name]}" for name in unlike if name in one) for key, one in flat.items()}
-    return [texts[id(options)] for options in runs]
+    flat = [dict(_flat(options, "")) for options in runs]
+    names = sorted({name for one in flat for name in one})
+    unlike = [name for name in names if len({one.get(name) for one in flat}) > 1]
+    return [";".join(f"{name}={one[name]}" for name in unlike if name in one) for one in flat]
 
 
 def _flat(options: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
