@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from scaling.catalog import ALGORITHMS
 from scaling.data.source import Images
 from scaling.kernels import Kernels
 from scaling.models.block import Block, blocks_of, compile_blocks, recompute_blocks
+from scaling.models.vit import use_fused_attention
 from scaling.options import Recipe
 from scaling.records import BASELINES
 from scaling.train import Training, build
@@ -25,7 +27,8 @@ from tests.scaling.tiny import tiny_spec
 
 CPU = torch.device("cpu")
 PLAIN = Kernels(precision="fp32", attention="plain")
-COMPILED = Kernels(precision="fp32", attention="plain", compiled=True)
+FUSED = Kernels(precision="fp32", attention="fused")
+COMPILED = replace(FUSED, compiled=True)
 TRAINED = [name for name in ALGORITHMS if name not in BASELINES]
 
 
@@ -35,6 +38,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    use_fused_attention(True)
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +130,10 @@ def test_where_compiling_fails_a_run_goes_on_without_and_says_why(
     images: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch, "compile", breaking)
-    training, plain = training_of(images, kernels=COMPILED), training_of(images)
+    training, plain = training_of(images, kernels=COMPILED), training_of(images, kernels=FUSED)
     assert training.used == COMPILED
     assert stepped(training) == stepped(plain)
-    assert training.used == PLAIN
+    assert training.used == FUSED
     assert training.kernels == COMPILED  # a checkpoint's: the next machine may have a compiler
     assert capsys.readouterr().err == (
         "blocks train uncompiled, because compiling them failed: RuntimeError: no compiler\n"
@@ -178,7 +182,7 @@ def test_compiled_blocks_train_as_uncompiled_ones_do(
 ) -> None:
     more: dict[str, Any] = {"drop_path": drop_path, "n_micro": n_micro}
     plain, compiled = (
-        training_of(images, kernels=PLAIN, **more),
+        training_of(images, kernels=FUSED, **more),
         training_of(images, kernels=COMPILED, recomputed=recomputed, **more),
     )
     assert compiled.module.state_dict().keys() == plain.module.state_dict().keys()
