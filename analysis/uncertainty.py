@@ -37,8 +37,6 @@ AT_ONCE = 2000
 FEWEST_DRAWS = 40
 """Resamples without which the outer 2.5 % are no draw's."""
 NORMAL = float(stats.norm.ppf(0.975))
-LEAST_LUCK = 0.01
-"""Share of a single run's variance by which the interval of a new run is wider than the curve's at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +268,9 @@ class Uncertainty:
         if not of_runs:
             return np.full_like(curve, of_cells)
         curve = np.nan_to_num(curve)  # what depends on nothing that the data determine
-        return variance_of_a_run(curve, of_cells, self.free, of_runs, _cells(self.fit).repeats, level=self.level)
+        return profile.variance_of_a_run(
+            curve, of_cells, self.free, of_runs, _cells(self.fit).repeats, level=self.level
+        )
 
     @cached_property
     def _parameters(self) -> dict[str, Estimate]:
@@ -382,31 +382,6 @@ class Uncertainty:
         residuals = -self.fit.residuals[seen] * np.sqrt(points.weights[seen] / points.weights[seen].mean())
         runs = max(points.n_runs, len(points)) / len(points)
         return rng.choice(residuals, shape) * np.sqrt(runs)
-
-
-def variance_of_a_run(
-    curve: Matrix,
-    of_cells: Matrix | float,
-    n_cells: float,
-    of_runs: Matrix | float,
-    n_runs: float,
-    *,
-    level: float = 0.95,
-) -> Matrix:
-    """What one more run adds to the variance of the curve, to be taken t^2 times, t of `n_cells` degrees of freedom.
-
-    Its own variance has two parts: of means over the runs of a cell, estimated with `n_cells` degrees of freedom as the
-    curve's is, and what averaging removed, with `n_runs`. The half width is by a third Graybill and Wang's (1980), each
-    part by its own t, which covers 95 to 99 %, and by two thirds Satterthwaite's, 89 to 96 %. For a plain sum it covers
-    94 to 97 % with two degrees of freedom or more, whatever the ratio of the parts, and 92 to 98 % with one.
-    """
-    tail, first = (1 + level) / 2, curve + of_cells
-    total, t = first + of_runs, stats.t.ppf(tail, n_cells)
-    apart = np.sqrt(t**2 * first + stats.t.ppf(tail, n_runs) ** 2 * of_runs)
-    free = total**2 / (first**2 / n_cells + of_runs**2 / n_runs)
-    half = apart / 3 + 2 / 3 * stats.t.ppf(tail, free) * np.sqrt(total)
-    added: Matrix = np.maximum((half / t) ** 2 - curve, LEAST_LUCK * (of_cells + of_runs))
-    return added
 
 
 def _deviation(drawn: Vector) -> float:

@@ -10,7 +10,8 @@ from analysis.fit import Fit, Status, fit
 from analysis.laws import LAWS
 from analysis.objective import LOG_HUBER, LOG_SQUARED, SQUARED, Objective
 from analysis.points import Index, Vector, cell_means, points
-from analysis.uncertainty import mean_interval, uncertainty, variance_of_a_run
+from analysis.profile import variance_of_a_run
+from analysis.uncertainty import mean_interval, uncertainty
 from tests.benchmarks.coverage import Design, covered, one_by_one, planted, profiles
 
 POWER, SATURATING = LAWS["power"], LAWS["saturating"]

@@ -24,7 +24,7 @@ from analysis.laws import LAWS
 from analysis.laws.law import Law
 from analysis.objective import LOG_HUBER, LOG_SQUARED, Objective
 from analysis.points import Matrix, Vector, points
-from analysis.uncertainty import Method, uncertainty, variance_of_a_run
+from analysis.uncertainty import Method, uncertainty
 from tests.benchmarks.coverage_categories import ACROSS_NUMBERS, MIXTURE_NUMBERS, mixtures, of_across
 from tests.benchmarks.coverage_choice import CHOICE_COLUMNS, choice_row, designs, of_choice, sets_of
 
@@ -115,7 +115,7 @@ def profiles(design: Design, n_sets: int, seed: int = 0) -> tuple[list[str], Vec
     one = variance[:, None]
     if k > 1:
         curve, lost = rows.spread(far) * one, within[:, None] * (1 - 1 / k)
-        one = variance_of_a_run(curve, one / k, float(free[0]), lost, n * (k - 1), level=LEVEL)
+        one = profile.variance_of_a_run(curve, one / k, float(free[0]), lost, n * (k - 1), level=LEVEL)
     parts = [
         profile.interval_ends(rows, parameters, t, variance),
         profile.interval_ends(rows, asked, t, variance),
