@@ -46,7 +46,7 @@ class Facts:
         return min(most, steps / max(1, self.n_steps))
 
     def final_lr(self, last: float, lr: LearningRate) -> float:
-        """A last learning rate as a share of the peak."""
+        """A last learning rate as a share of the recipe's peak; another peak ends at the same share of it."""
         return min(1.0, rounded(last / lr.resolve(self.batch_size)))
 
 

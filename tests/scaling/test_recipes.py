@@ -32,7 +32,7 @@ from scaling.plan import load_plan, make_plan, open_source
 from scaling.recipes import RECIPES, Facts, names, resolve
 from scaling.rundir import RunDir
 from scaling.tables import catalog_tables
-from scaling.train import pretrain
+from scaling.train import Trained, pretrain
 from scaling.trials import Tried, key_of, with_setting
 from scaling.tuning import Setting
 
@@ -358,20 +358,34 @@ def test_the_catalog_lists_every_recipe() -> None:
     assert list(table.columns[0].cells) == list(RECIPES)
 
 
-def test_a_shrunken_recipe_trains_and_its_encoder_is_the_one_that_the_plan_counts(
+def test_a_shrunken_recipe_trains_goes_on_where_it_was_and_has_the_encoder_that_the_plan_counts(
     sweep_file: Write, tmp_path: Path
 ) -> None:
     shrunk = "{recipe: short, prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1, freeze_last_layer: 0.0}"
     run = spec(sweep_with(sweep_file, shrunk), point(), "").model_copy(update={"images_seen": 32})
-    assert run.n_steps == 2
-    (tmp_path / "run").mkdir()
-    run_dir, token = RunDir(tmp_path / "run"), uuid4().hex
-    run_dir.lease(token)
     images = np.random.default_rng(0).integers(0, 256, (16, 1, 32, 32), dtype=np.uint8)
-    trained = pretrain(run, images, Attempt(run_dir.path, token), device=torch.device("cpu"), checkpoint_minutes=5.0)
-    assert (trained.status, trained.images_seen) == ("done", 32)
-    counted = sum(p.numel() for p in trained.module.parameters() if p.requires_grad)
-    assert counted == cost_of(run).n_params_total
-    gammas = [p for name, p in trained.module.named_parameters() if name.startswith("encoder") and "gamma" in name]
+
+    def train(folder: str, on_step: Callable[[int], None] = lambda step: None) -> Trained:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        run_dir, token = RunDir(tmp_path / folder), uuid4().hex
+        run_dir.lease(token)
+        attempt = Attempt(run_dir.path, token)
+        return pretrain(run, images, attempt, device=torch.device("cpu"), checkpoint_minutes=0.0, on_step=on_step)
+
+    def stop(step: int) -> None:
+        if step == 2:  # logged, not saved: the checkpoint is of the first
+            raise KeyboardInterrupt
+
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("parts", stop)
+    resumed = train("parts")
+    assert (whole.status, whole.images_seen, run.n_steps) == ("done", 32, 2)
+    assert resumed.train_loss == whole.train_loss
+    state = resumed.module.state_dict()
+    assert all(torch.equal(state[name], values) for name, values in whole.module.state_dict().items())
+    trained = dict(whole.module.named_parameters())
+    assert sum(p.numel() for p in trained.values() if p.requires_grad) == cost_of(run).n_params_total
+    gammas = [p for name, p in trained.items() if name.startswith("encoder") and name.endswith("gamma")]
     assert len(gammas) == 2 * run.depth
     assert all((gamma != 1e-5).any() for gamma in gammas)  # they learn
