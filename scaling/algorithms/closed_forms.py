@@ -97,11 +97,15 @@ def mae(shape: Shape, options: MaeOptions) -> Cost:
     decoder = (shape.width + 1) * width + width + depth * block_params(width) + 2 * width + (width + 1) * p
     # The last block asks for masked patches alone: keys and values of all, the rest of it for n - kept.
     last = 4 * (n + 1) * width**2 + 20 * (n - kept) * width**2 + 4 * (n + 1) * (n - kept) * width
+    # The first finds what masked patches ask for and offer in a table of n rows, made once a batch and not counted: a
+    # product in the forward pass and one in the backward, where other products have two.
+    table = 4 * (n - kept) * n * width - 6 * (n - kept) * width**2
     forward = (
         encoder_flops(shape, kept)
         + 2 * (kept + 1) * shape.width * width
         + (depth - 1) * block_flops(n + 1, width)
         + last
+        + table
         + 2 * (n - kept) * width * p
     )
     return Cost(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from scaling.algorithms.algorithm import Picture
 from scaling.algorithms.closed_forms import decoder_size, n_kept
 from scaling.data.views import normalise, pixels, random_crop
+from scaling.models.block import Block
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder, blocks, gather, patchify, position_table, unpatchify
 from scaling.options import MaeOptions
@@ -38,16 +40,23 @@ class Decoder(nn.Module):
 
     def forward(self, tokens_BKD: Tensor, kept_BK: Tensor, masked_BM: Tensor) -> Tensor:
         """Works in the order kept, masked; positions follow it, so nothing is shuffled back. The last block works on
-        the masked patches alone, as nothing else is predicted."""
+        the masked patches alone, as nothing else is predicted. In front of the first all images have the same token at
+        a masked position: its query, key and value are computed once."""
         encoded = self.embed(tokens_BKD)
         b, m = masked_BM.shape
-        mask_tokens = self.mask_token.to(encoded.dtype).expand(b, m, -1)
         positions_BNd = self.positions[:, 1:].expand(b, -1, -1)
-        positions = gather(positions_BNd, torch.cat([kept_BK, masked_BM], dim=1))
-        first = encoded[:, :1] + self.positions[:, :1]
-        patches = torch.cat([encoded[:, 1:], mask_tokens], dim=1) + positions
-        tokens = self.blocks[:-1](torch.cat([first, patches], dim=1))
-        predicted: Tensor = self.predict(self.norm(self.blocks[-1](tokens, m)))
+        seen_at = torch.cat([self.positions[:, :1].expand(b, -1, -1), gather(positions_BNd, kept_BK)], dim=1)
+        seen = encoded + seen_at
+        hidden = self.mask_token + gather(positions_BNd, masked_BM)
+        tokens = torch.cat([seen, hidden], dim=1)
+        *early, last = [block for block in self.blocks if isinstance(block, Block)]
+        first = early[0] if early else last
+        qkv_seen, qkv_1N3d = first.qkv(seen), first.qkv(self.mask_token + self.positions[:, 1:])
+        chosen_BMN = F.one_hot(masked_BM, positions_BNd.shape[1]).to(qkv_1N3d.dtype)  # its backward is a product too
+        qkv: Tensor | None = torch.cat([qkv_seen, chosen_BMN @ qkv_1N3d[0]], dim=1)
+        for block in early:
+            tokens, qkv = block(tokens, qkv_BT3D=qkv), None
+        predicted: Tensor = self.predict(self.norm(last(tokens, m, qkv)))
         return predicted
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from scaling.models.attention import Attention
 
 GRAPHS = 64
 """Most graphs of one block's code: one for each of width, drop-path, tokens, images, with and without a gradient.
@@ -51,36 +54,43 @@ class Block(TimmBlock):  # type: ignore[misc]
     compiled: Callable[..., Tensor] | None = None
     """Used in training alone: at rest, images come in numbers of all kinds."""
 
-    def forward(self, tokens_BTD: Tensor, m: int | None = None) -> Tensor:
-        """(B, T, D); with `m` (B, m, D), the last tokens alone."""
+    def __init__(self, *sizes: Any, **options: Any) -> None:
+        super().__init__(*sizes, **{**options, "attn_layer": Attention})
+
+    def forward(self, tokens_BTD: Tensor, m: int | None = None, qkv_BT3D: Tensor | None = None) -> Tensor:
+        """(B, T, D); with `m` (B, m, D), the last tokens alone. `qkv`, of the tokens' norm, where it is known."""
         transform = self.compiled if self.training and self.compiled is not None else self.transform
         if self.recomputed and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(transform, tokens_BTD, m, use_reentrant=False)
+            recomputed: Tensor = checkpoint(transform, tokens_BTD, m, qkv_BT3D, use_reentrant=False)
             return recomputed
-        return transform(tokens_BTD, m)
+        return transform(tokens_BTD, m, qkv_BT3D)
 
-    def transform(self, tokens_BTD: Tensor, m: int | None = None) -> Tensor:
-        if m is None:
-            every: Tensor = super().forward(tokens_BTD)
-            return every
-        return self._at_last(tokens_BTD, m)
+    def qkv(self, tokens_BTD: Tensor) -> Tensor:
+        """(B, T, 3 D): queries, keys and values."""
+        projected: Tensor = self.attn.qkv(self.norm1(tokens_BTD))
+        return projected
 
-    def _at_last(self, tokens_BTD: Tensor, m: int) -> Tensor:
-        """Of the tokens before, only keys and values are computed: the same numbers at three quarters of the cost where
-        m is 0.75 T."""
-        attention = self.attn
-        d, heads = tokens_BTD.shape[-1], (attention.num_heads, attention.head_dim)
-        normed = self.norm1(tokens_BTD)
-        weight, bias = attention.qkv.weight, attention.qkv.bias
-        q = F.linear(normed[:, -m:], weight[:d], bias[:d]).unflatten(-1, heads).transpose(1, 2)
-        k, v = F.linear(normed, weight[d:], bias[d:]).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
-        if attention.fused_attn:
-            seen = F.scaled_dot_product_attention(q, k, v)
-        else:
-            seen = (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-        tail = tokens_BTD[:, -m:] + self.ls1(attention.proj(seen.transpose(1, 2).flatten(2)))
-        after: Tensor = tail + self.ls2(self.mlp(self.norm2(tail)))
+    def transform(self, tokens_BTD: Tensor, m: int | None = None, qkv_BT3D: Tensor | None = None) -> Tensor:
+        tail = tokens_BTD if m is None else tokens_BTD[:, -m:]
+        tail = tail + self.drop_path1(self.ls1(self._attended(tokens_BTD, m, qkv_BT3D)))
+        after: Tensor = tail + self.drop_path2(self.ls2(self.mlp(self.norm2(tail))))
         return after
+
+    def _attended(self, tokens_BTD: Tensor, m: int | None, qkv_BT3D: Tensor | None) -> Tensor:
+        """Of the tokens before the last `m`, only keys and values are computed: the same numbers at three quarters of
+        the block's cost where m is 0.75 T."""
+        attention, d = self.attn, tokens_BTD.shape[-1]
+        if qkv_BT3D is not None:
+            seen: Tensor = attention.attend(qkv_BT3D, m)
+        elif m is None:
+            seen = attention(self.norm1(tokens_BTD))
+        else:
+            normed, heads = self.norm1(tokens_BTD), (attention.num_heads, attention.head_dim)
+            weight, bias = attention.qkv.weight, attention.qkv.bias
+            q = F.linear(normed[:, -m:], weight[:d], bias[:d]).unflatten(-1, heads)
+            k, v = F.linear(normed, weight[d:], bias[d:]).unflatten(-1, (2, *heads)).unbind(2)
+            seen = attention.seen(q, k, v)
+        return seen
 
 
 def blocks_of(module: nn.Module) -> Iterator[Block]:
