@@ -229,8 +229,8 @@ def test_a_larger_batch_is_measured_to_take_more_memory_micro_batches_and_activa
     # Activations of 1024 images, 17 tokens of 48 values in some 30 tensors a block and four blocks: about 400 MB.
     assert large > small + 50 * 2**20
     assert micro < large - 50 * 2**20
-    # Blocks keep 16 values a token and width: 42 MB in the encoder, 2 x 36 MB in the decoder. All but the inputs and one
-    # block's are spared, 70 MB, of which the peak, elsewhere in the step, shows the better half.
+    # Blocks keep 16 values a token and width: 42 MB in the encoder, 2 x 36 MB in the decoder. All but the inputs and
+    # one block's are spared, 70 MB, of which the peak, elsewhere in the step, shows the better half.
     assert anew < large - 20 * 2**20
 
 
