@@ -117,10 +117,19 @@ def section(study: Study, found: list[Contest]) -> Section:
         "that the categories differ in it; a large one that the data do not show a difference."
     )
     blocks: list[Block] = [
+        *([Words(lines=lines)] if (lines := list(_without(study, found))) else []),
         Numbers(name="duels", caption=duels, rows=duel_table(found)),
         Numbers(name="shared_parameters", caption=shared, rows=sharing_table(found)),
     ]
     return Section(title=title, blocks=blocks)
+
+
+def _without(study: Study, found: list[Contest]) -> Iterator[str]:
+    """Why there is no comparison along a size that algorithms or mixtures do not share, such as all that they train."""
+    there = {(contest.category, contest.axis) for contest in found}
+    for category in ("algorithm", "mixture"):
+        if (category, "n_params") not in there and study.means[category].nunique() > 1:
+            yield f"No {category}s are compared along model size: none share {FEWEST} sizes with all else held."
 
 
 def duel_table(found: list[Contest]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pytest
 from analysis import report
 from analysis.observations import load
 from analysis.page.blocks import Fold, Line, Numbers, Section, Words
-from analysis.sections import frontiers
+from analysis.sections import comparing, frontiers
 from analysis.sections.frontiers import splits
 from analysis.sections.naming import in_words_of
 from analysis.sizes import ENCODER, SIZES, sized
@@ -144,6 +144,20 @@ def test_tables_name_the_column_that_was_chosen(written: Path, few: pd.DataFrame
         10 * largest
     )
     assert set(pd.read_csv(written / "benefits.csv")["axis"]) == {"paper_axis", "n_images", "train_flops"}
+
+
+def test_algorithms_whose_sizes_differ_are_not_compared_along_them(sweep: Sweep, tasks: pd.DataFrame) -> None:
+    rows = sweep(broken=False, mixtures=("all",))
+    rows["n_params_total"] = rows["n_params"] * np.where(rows["algorithm"] == "mae", 1.3, 1.1)
+
+    def said(size: str) -> list[str]:
+        of = study(rows, tasks, size=size)
+        section = comparing.section(of, comparing.contests(of.means))
+        return [str(line) for block in section.blocks if isinstance(block, Words) for line in block.lines]
+
+    assert said("n_params") == []
+    (words,) = said("n_params_total")
+    assert words.startswith("No algorithms are compared along model size: none share 3 sizes")
 
 
 def test_names_are_whole_words_and_nothing_else_changes() -> None:
