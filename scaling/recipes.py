@@ -120,7 +120,8 @@ def dinov2_short(facts: Facts) -> Values:
     """100 epochs of 1250 steps: 10 of warm-up, 30 of rising temperature, 1 with prototypes at rest.
 
     Blocks that start at 1e-5 need a long run: a vit_atto on 1,024 phantoms had collapsed to a uniform teacher after 150
-    of 300 steps, and with `layer_scale: null` beside the recipe it had not at the end; `small-data` did alike.
+    of 300 steps, and with `layer_scale: null` beside the recipe it had not at the end. After 200 steps of `small-data`
+    the teacher's entropy was 0.96 of its bound with them and 0.55 without (one seed each).
     """
     return {
         "lr": SHORT_LR,
