@@ -171,6 +171,7 @@ def fresh_graphs() -> Iterator[None]:
 
 
 @needs_compiler
+@pytest.mark.timeout(900)  # inductor takes a minute of a core and more
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_graphs")
 @pytest.mark.filterwarnings("ignore")  # of the compiler's, about itself
@@ -198,6 +199,7 @@ def test_compiled_blocks_train_as_uncompiled_ones_do(
 
 
 @needs_compiler
+@pytest.mark.timeout(900)  # inductor takes a minute of a core and more
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_graphs")
 @pytest.mark.filterwarnings("ignore")
