@@ -65,9 +65,20 @@ def test_the_sweep_in_the_readme_plans(tmp_path: Path) -> None:
     assert len(plan.excluded) == 4
 
 
+def test_budgets_and_recipes_are_what_a_yaml_can_say(tmp_path: Path) -> None:
+    first = [line for line in readme_block("yaml").splitlines() if not line.startswith("pretrain:")]
+    path = tmp_path / "sweep.yaml"
+    path.write_text("\n".join(first) + "\n" + readme_block("yaml", 1))
+    sweep, document = load(path)
+    sweep, source = open_source(sweep, document)
+    (run, *_) = [r for r in make_plan(sweep, document, source).runs if r.point.algorithm == "dinov2"]
+    assert sweep.pretrain.budget == "equal images"
+    assert (run.spec.options.prototypes, run.spec.options.layer_scale) == (4096, 1e-5)  # type: ignore[attr-defined]
+
+
 def test_the_sections_for_a_week_of_gpus_are_what_a_yaml_can_say(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
-    path.write_text(readme_block("yaml") + readme_block("yaml", 1))
+    path.write_text(readme_block("yaml") + readme_block("yaml", 2))
     sweep, _ = load(path)
     assert sweep.budget.wall == 7 * 86400
     assert sweep.retry.policies()["preempted"].tries == 50
