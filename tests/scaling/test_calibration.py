@@ -206,6 +206,7 @@ def test_a_baseline_has_nothing_to_measure(tmp_path: Path) -> None:
         measure(job_of(spec, tmp_path), torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_larger_batch_is_measured_to_take_more_memory_micro_batches_and_activations_made_anew_less(
     tmp_path: Path,
 ) -> None:
