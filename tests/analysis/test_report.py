@@ -175,6 +175,7 @@ def test_synthetic_images_are_announced_and_real_ones_are_not(
     assert notice not in write(small(sweep), tasks, tmp_path, title="real").read_text()
 
 
+@pytest.mark.slow
 def test_a_report_from_the_written_tables_is_the_same_again(folder: Path, tmp_path: Path) -> None:
     page = write_whole(folder / "observations.csv", pd.read_csv(folder / "tasks.csv"), tmp_path / "again")
     for path in folder.rglob("*"):

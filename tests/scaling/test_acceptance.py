@@ -642,7 +642,8 @@ LONELY = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"
 """Runs a command where there is no network but the machine itself."""
 
 
-@pytest.mark.parametrize("launcher_name", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher_name", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_without_a_home_and_a_network_a_sweep_is_done(
     sweep_file: Write, tmp_path: Path, launcher_name: str, stored: Stored
 ) -> None:

@@ -281,6 +281,7 @@ def command(sweep: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_gives_the_same_numbers_as_one_process(finished: Finished, tmp_path: Path) -> None:
     root, sweep = tmp_path / "state", tmp_path / "sweep.yaml"

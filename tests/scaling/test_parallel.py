@@ -259,7 +259,7 @@ SINKHORN = "centering: sinkhorn, koleo_weight: 1, drop_path: 0.2, "
         pytest.param("mae", "", 1, id="mae"),
         pytest.param("supervised", "", 2, id="supervised in two parts", marks=pytest.mark.slow),
         pytest.param("dinov2", "", 1, id="dinov2", marks=pytest.mark.slow),
-        pytest.param("dinov2", "", 2, id="dinov2 in two parts"),
+        pytest.param("dinov2", "", 2, id="dinov2 in two parts", marks=pytest.mark.slow),
         pytest.param("dinov2", SINKHORN, 1, id="dinov2 with sinkhorn", marks=pytest.mark.slow),
         pytest.param("dinov2", SINKHORN, 2, id="dinov2 with sinkhorn in two parts", marks=pytest.mark.slow),
         pytest.param("simclr", "", 1, id="simclr", marks=pytest.mark.slow),
@@ -328,6 +328,7 @@ def wait_until_trained(run_dir: RunDir, process: subprocess.Popen[bytes]) -> Non
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_when_a_rank_is_killed_the_others_and_the_attempt_end(made: Callable[..., RunDir]) -> None:
     if sys.platform != "linux":
         pytest.skip("finds its ranks in /proc")
@@ -369,6 +370,7 @@ def test_ranks_asked_to_stop_agree_on_the_step_and_save_it(made: Callable[..., R
     assert "exitcode  : 75" in log
 
 
+@pytest.mark.slow
 def test_the_failure_of_any_rank_is_the_failure_of_the_run(made: Callable[..., RunDir], tmp_path: Path) -> None:
     run_dir = made("run", "mae", LONG)
     (tmp_path / "site").mkdir()

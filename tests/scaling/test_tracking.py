@@ -839,6 +839,7 @@ def kills(folder: Path, store: str, which: str) -> int:
     return int(json.loads(done.stdout.splitlines()[-1])["kills"])
 
 
+@pytest.mark.slow
 def test_a_driver_killed_at_a_call_of_each_kind_leaves_nothing_double_or_missing(
     tmp_path: Path, database: Path
 ) -> None:

@@ -447,6 +447,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes], sec
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_with_75(made: Callable[..., RunDir]) -> None:
     run_dir = made(("images_seen: 192", "images_seen: 1600000"), ("0.0001", "60"))
     process = started(run_dir)
