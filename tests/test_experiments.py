@@ -73,7 +73,7 @@ def test_budgets_and_recipes_are_what_a_yaml_can_say(tmp_path: Path) -> None:
     sweep, source = open_source(sweep, document)
     (run, *_) = [r for r in make_plan(sweep, document, source).runs if r.point.algorithm == "dinov2"]
     assert sweep.pretrain.budget == "equal images"
-    assert (run.spec.options.prototypes, run.spec.options.layer_scale) == (4096, 1e-5)  # type: ignore[attr-defined]
+    assert (run.spec.options.prototypes, run.spec.options.layer_scale) == (1024, None)  # type: ignore[attr-defined]
 
 
 def test_the_sections_for_a_week_of_gpus_are_what_a_yaml_can_say(tmp_path: Path) -> None:
