@@ -91,15 +91,21 @@ def decoder_size(shape: Shape, options: MaeOptions) -> tuple[int, int, int]:
     return (512, 8, 16) if options.decoder == "paper" else (shape.width, 2, shape.heads)
 
 
+def masked_once(shape: Shape, options: MaeOptions) -> bool:
+    """Whether the decoder's first block finds queries, keys and values of masked patches once a batch: choosing them
+    from a table of n rows costs 4 n d FLOPs a patch for the 6 d^2 it saves."""
+    return 2 * shape.n_patches < 3 * decoder_size(shape, options)[0]
+
+
 def mae(shape: Shape, options: MaeOptions) -> Cost:
     width, depth, _ = decoder_size(shape, options)
     kept, n, p = n_kept(shape, options), shape.n_patches, shape.patch_values
     decoder = (shape.width + 1) * width + width + depth * block_params(width) + 2 * width + (width + 1) * p
     # The last block asks for masked patches alone: keys and values of all, the rest of it for n - kept.
     last = 4 * (n + 1) * width**2 + 20 * (n - kept) * width**2 + 4 * (n + 1) * (n - kept) * width
-    # The first finds what masked patches ask for and offer in a table of n rows, made once a batch and not counted: a
+    # The first may find what masked patches ask for and offer in a table, made once a batch and not counted: a
     # product in the forward pass and one in the backward, where other products have two.
-    table = 4 * (n - kept) * n * width - 6 * (n - kept) * width**2
+    table = (4 * n - 6 * width) * (n - kept) * width if masked_once(shape, options) else 0
     forward = (
         encoder_flops(shape, kept)
         + 2 * (kept + 1) * shape.width * width

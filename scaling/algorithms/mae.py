@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scaling.algorithms.algorithm import Picture
-from scaling.algorithms.closed_forms import decoder_size, n_kept
+from scaling.algorithms.closed_forms import decoder_size, masked_once, n_kept
 from scaling.data.views import normalise, pixels, random_crop
 from scaling.models.block import Block
 from scaling.models.shape import Shape
@@ -25,8 +25,10 @@ class Decoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, shape: Shape, width: int, depth: int, heads: int) -> None:
+    def __init__(self, shape: Shape, width: int, depth: int, heads: int, *, masked_once: bool) -> None:
         super().__init__()
+        self.masked_once = masked_once
+        """As `closed_forms.masked_once` decides."""
         self.embed = nn.Linear(shape.width, width)
         self.blocks = blocks(width, depth, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -41,7 +43,7 @@ class Decoder(nn.Module):
     def forward(self, tokens_BKD: Tensor, kept_BK: Tensor, masked_BM: Tensor) -> Tensor:
         """Works in the order kept, masked; positions follow it, so nothing is shuffled back. The last block works on
         the masked patches alone, as nothing else is predicted. In front of the first all images have the same token at
-        a masked position: its query, key and value are computed once."""
+        a masked position: its query, key and value may be computed once."""
         encoded = self.embed(tokens_BKD)
         b, m = masked_BM.shape
         positions_BNd = self.positions[:, 1:].expand(b, -1, -1)
@@ -50,10 +52,11 @@ class Decoder(nn.Module):
         hidden = self.mask_token + gather(positions_BNd, masked_BM)
         tokens = torch.cat([seen, hidden], dim=1)
         *early, last = [block for block in self.blocks if isinstance(block, Block)]
-        first = early[0] if early else last
-        qkv_seen, qkv_1N3d = first.qkv(seen), first.qkv(self.mask_token + self.positions[:, 1:])
-        chosen_BMN = F.one_hot(masked_BM, positions_BNd.shape[1]).to(qkv_1N3d.dtype)  # its backward is a product too
-        qkv: Tensor | None = torch.cat([qkv_seen, chosen_BMN @ qkv_1N3d[0]], dim=1)
+        first, qkv = early[0] if early else last, None
+        if self.masked_once:
+            qkv_seen, qkv_1N3d = first.qkv(seen), first.qkv(self.mask_token + self.positions[:, 1:])
+            chosen_BMN = F.one_hot(masked_BM, positions_BNd.shape[1]).to(qkv_1N3d.dtype)  # so is its backward a product
+            qkv = torch.cat([qkv_seen, chosen_BMN @ qkv_1N3d[0]], dim=1)
         for block in early:
             tokens, qkv = block(tokens, qkv_BT3D=qkv), None
         predicted: Tensor = self.predict(self.norm(last(tokens, m, qkv)))
@@ -66,7 +69,7 @@ class MAE(nn.Module):
         self.options = options
         self.shape = shape
         self.probed = self.encoder = Encoder(shape, drop_path=options.drop_path)
-        self.decoder = Decoder(shape, *decoder_size(shape, options))
+        self.decoder = Decoder(shape, *decoder_size(shape, options), masked_once=masked_once(shape, options))
 
     def loss(self, images_BCHW: Tensor, *, progress: float, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error on masked patches, in units of each patch's own deviation if `norm_pixels`."""

@@ -411,11 +411,12 @@ def test_a_block_on_its_last_tokens_alone_scales_what_it_adds() -> None:
     torch.testing.assert_close(block(tokens, 12), block(tokens)[:, -12:])
 
 
+@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("fused", [True, False])
-def test_the_decoder_is_its_blocks_on_all_tokens_of_each_image(fused: bool, depth: int) -> None:
+def test_the_decoder_is_its_blocks_on_all_tokens_of_each_image(fused: bool, depth: int, once: bool) -> None:
     use_fused_attention(fused)
-    decoder = mae.Decoder(TINY, 16, depth, 2)
+    decoder = mae.Decoder(TINY, 16, depth, 2, masked_once=once)
     seen = torch.randn(8, 5, 32, generator=generator(3), requires_grad=True)
     order = torch.rand(8, 16, generator=generator(4)).argsort(dim=1)
     kept, masked = order[:, :4], order[:, 4:]
