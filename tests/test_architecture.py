@@ -18,11 +18,11 @@ ROWS = {
     "scaling": [
         {"errors", "records", "failures"},
         # rundir: the caches of data/ write whole files too
-        {"options", "probe_options", "document", "catalog", "process", "rundir"},
+        {"options", "probe_options", "reader_options", "document", "catalog", "process", "rundir"},
         {"execution", "probing", "recipes", "training", "tuning"},
         {"config"},
         {"grid"},
-        {"calibration", "parallel", "models", "data"},
+        {"calibration", "parallel", "models", "data", "store", "importing"},
         {"algorithms"},
         {"cost", "settings"},
         {"budgeting", "planned"},
