@@ -188,6 +188,17 @@ def test_a_root_in_memory_is_warned_of(plan_of: Make) -> None:
     assert any("lies in memory (tmpfs)" in line for line in warnings(plan, [CPU]))
 
 
+@pytest.mark.parametrize(("layer_scale", "warned"), [("1.0e-5", True), ("0.1", False), ("null", False)])
+def test_short_runs_whose_blocks_start_faintly_are_warned_of(plan_of: Make, layer_scale: str, warned: bool) -> None:
+    plan = plan_of(("{prototypes: 16,", f"{{layer_scale: {layer_scale}, prototypes: 16,"))
+    lines = [line for line in warnings(plan, [CPU]) if "layer_scale" in line]
+    assert len(lines) == warned
+    if warned:
+        n = len([run for run in plan.runs if run.point.algorithm == "dinov2"])
+        assert lines[0].startswith(f"{n} runs of ")
+        assert "`layer_scale: null` leaves it out" in lines[0]
+
+
 def test_files_that_changed_behind_an_unchanged_yaml_are_asked_about(plan_of: Make) -> None:
     plan = plan_of()
     assert changed_data(plan) is None
