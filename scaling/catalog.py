@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from scaling import options, probe_options
 from scaling.errors import unknown
+from scaling.source_options import NpzOptions, PhantomsOptions
 
 T = TypeVar("T")
 
@@ -143,8 +144,8 @@ ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
 
 SOURCES: Mapping[str, Entry] = MappingProxyType(
     {
-        "phantoms": Entry("scaling.data.phantoms:Phantoms", options.PhantomsOptions, "synthetic, five modalities"),
-        "npz": Entry("scaling.data.npz:Npz", options.NpzOptions, "packs in MedMNIST's layout"),
+        "phantoms": Entry("scaling.data.phantoms:Phantoms", PhantomsOptions, "synthetic, five modalities"),
+        "npz": Entry("scaling.data.npz:Npz", NpzOptions, "packs in MedMNIST's layout"),
     }
 )
 

@@ -27,11 +27,12 @@ from scaling.catalog import ALGORITHMS, MODELS, SOURCES
 from scaling.document import Document, Location
 from scaling.errors import Problem, SpecError, unknown
 from scaling.execution import Budget, Resources, Retry, Schedule
-from scaling.options import BY_TYPE, Options, Other, SourceOptions, Text
+from scaling.options import BY_TYPE, Options, Other, Text
 from scaling.probing import Probe
 from scaling.probing import problems as probing_problems
 from scaling.recipes import names as recipe_names
 from scaling.records import BASELINES
+from scaling.source_options import SourceOptions
 from scaling.training import Pretrain
 from scaling.training import problems as training_problems
 from scaling.tuning import Tune

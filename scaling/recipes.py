@@ -71,6 +71,7 @@ def mae_paper(facts: Facts) -> Values:
         "warmup": 40 / 800,
         "mask_ratio": 0.75,
         "decoder": "paper",
+        "first_weights": "xavier",
         "norm_pixels": True,
         "crop_scale": (0.2, 1.0),
     }

@@ -18,7 +18,7 @@ ROWS = {
     "scaling": [
         {"errors", "records", "failures"},
         # rundir: the caches of data/ write whole files too
-        {"options", "probe_options", "reader_options", "document", "catalog", "process", "rundir"},
+        {"options", "probe_options", "reader_options", "source_options", "document", "catalog", "process", "rundir"},
         {"execution", "probing", "recipes", "training", "tuning"},
         {"config"},
         {"grid"},

@@ -15,7 +15,15 @@ from scaling.algorithms.closed_forms import decoder_size, masked_once, n_kept
 from scaling.data.views import normalise, pixels, random_crop
 from scaling.models.block import Block
 from scaling.models.shape import Shape
-from scaling.models.vit import Encoder, blocks, gather, patchify, position_table, unpatchify
+from scaling.models.vit import (
+    Encoder,
+    blocks,
+    gather,
+    patchify,
+    position_table,
+    start_as_mae,
+    unpatchify,
+)
 from scaling.options import MaeOptions
 from scaling.parallel import Draws
 
@@ -69,6 +77,8 @@ class MAE(nn.Module):
         self.options = options
         self.shape = shape
         self.probed = self.encoder = Encoder(shape, drop_path=options.drop_path)
+        if options.first_weights == "xavier":
+            start_as_mae(self.encoder)
         self.decoder = Decoder(shape, *decoder_size(shape, options), masked_once=masked_once(shape, options))
 
     def loss(self, images_BCHW: Tensor, *, progress: float, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:

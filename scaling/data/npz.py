@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scaling.data.source import Images, Labels, Pool, Split, Task, TaskInfo, TaskKind
 from scaling.errors import Problem, SpecError, unknown
-from scaling.options import NpzOptions, NpzPack
+from scaling.source_options import NpzOptions, NpzPack
 
 SPLITS = ("train", "val", "test")
 Arrays = dict[str, NDArray]

@@ -18,7 +18,7 @@ from scaling.data.phantom_anatomy import F32, Dice
 from scaling.data.source import Images, Labels, Pool, Split, Task, TaskInfo, TaskKind
 from scaling.data.splitmix import GOLDEN, Keys, mix
 from scaling.errors import unknown
-from scaling.options import PhantomsOptions
+from scaling.source_options import PhantomsOptions
 
 VERSION = 1
 """Part of every key: raise it when an image or a label changes."""
@@ -174,7 +174,7 @@ class Phantoms:
         images = np.empty((len(indices), *self._shape), np.uint8)
         for code, modality in enumerate(MODALITIES.values()):
             mine = np.flatnonzero(pool.modality[indices] == code)
-            for part in np.array_split(mine, max(1, -(-len(mine) // CHUNK))):
+            for part in np.split(mine, range(CHUNK, len(mine), CHUNK)) if len(mine) else ():
                 dice = Dice(pool.keys[indices[part]])
                 images[part] = self._picture(modality.draw, dice, modality.findings(dice))
         return images

@@ -126,6 +126,15 @@ class Encoder(nn.Module):
         return position_table(grid, self.shape.width, extent=extent).to(own.device)
 
 
+def start_as_mae(encoder: Encoder) -> None:
+    """First weights of the reference MAE (models_mae.py, initialize_weights): Xavier in every linear layer, 0.02 in
+    the class token. timm's are normal of deviation 0.02 at any width."""
+    for module in encoder.vit.blocks.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    nn.init.normal_(encoder.vit.cls_token, std=0.02)
+
+
 def blocks(width: int, depth: int, heads: int) -> nn.Sequential:
     """Transformer blocks outside an encoder, such as a decoder's."""
     return nn.Sequential(*(Block(width, heads, mlp_ratio=4, qkv_bias=True) for _ in range(depth)))

@@ -15,8 +15,9 @@ from scaling.data.views import normalise
 from scaling.kernels import by_rule
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder, use_fused_attention
-from scaling.options import DinoV2Options, LearningRate, MaeOptions, PhantomsOptions, Recipe
+from scaling.options import DinoV2Options, LearningRate, MaeOptions, Recipe
 from scaling.parallel import Draws
+from scaling.source_options import PhantomsOptions
 from tests.benchmarks.rows import Benchmark, Row, compare
 
 

@@ -20,7 +20,7 @@ from scaling.data.phantoms import Phantoms
 from scaling.data.source import Task
 from scaling.data.views import normalise
 from scaling.models.vit import Encoder
-from scaling.options import Options, PhantomsOptions
+from scaling.options import Options
 from scaling.probe_options import BiovfmOptions, KnnOptions, LinearOptions
 from scaling.probes import logistic
 from scaling.probes.basis import principal_axes
@@ -30,6 +30,7 @@ from scaling.probes.kept import Kept, digest_of
 from scaling.probes.metrics import auc
 from scaling.probes.ridge import predicted, solve_ridge
 from scaling.rundir import beside
+from scaling.source_options import PhantomsOptions
 from scaling.worker import FEATURE_BATCH
 from tests.benchmarks.numerics import DEVICE, measured, shape
 from tests.benchmarks.rows import Benchmark, Row, seconds_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,17 @@ algorithms:
   dinov2: {prototypes: 16, head_hidden: 16, head_bottleneck: 8, n_local: 1}
 probe: {bootstrap: 20, linear: {n_c: 2}}
 """
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, whatever the machine; and two cores are enough for the tests beside this one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -32,12 +32,12 @@ COMPILED = replace(FUSED, compiled=True)
 TRAINED = [name for name in ALGORITHMS if name not in BASELINES]
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _fused_again() -> Iterator[None]:
     yield
-    torch.set_num_threads(threads)
     use_fused_attention(True)
 
 

@@ -18,11 +18,12 @@ from scaling.data import feed
 from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE
 from scaling.grid import RunSpec
-from scaling.options import LearningRate, PhantomsOptions
+from scaling.options import LearningRate
 from scaling.parallel import Part
 from scaling.planned import Job
 from scaling.probe_options import KnnOptions, LinearOptions
 from scaling.probing import Probe
+from scaling.source_options import PhantomsOptions
 
 
 @pytest.fixture(autouse=True)

@@ -23,12 +23,7 @@ from scaling.parallel import Draws, Part
 TINY = Shape(width=32, depth=2, heads=2, image_size=16, patch_size=4, channels=3)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def build_simclr(**options: Any) -> SimCLR:

@@ -26,14 +26,14 @@ TINY = Shape(width=32, depth=2, heads=2, image_size=16, patch_size=4, channels=1
 SMALL: dict[str, Any] = {"projector_hidden": 16, "projector_width": 8, "n_slices": 32, "n_local": 2, "drop_path": 0.0}
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def _plain_attention_in_one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _plain_attention() -> Iterator[None]:
     use_fused_attention(False)
     yield
     use_fused_attention(True)
-    torch.set_num_threads(threads)
 
 
 def generator(seed: int) -> Generator:

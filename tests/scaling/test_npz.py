@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from scaling.data.npz import Npz
 from scaling.errors import SpecError
-from scaling.options import NpzOptions
+from scaling.source_options import NpzOptions
 
 SHAPES = {"modality": {"slice": "ct", "film": "xray"}, "pretrain": ["train"]}
 CELLS = {"modality": "microscopy", "pretrain": ["train", "val"], "task": {"kind": "multi-class"}}

@@ -16,7 +16,7 @@ from scaling.data.contact_sheet import contact_sheet, sample
 from scaling.data.phantom_anatomy import Dice
 from scaling.data.phantoms import MODALITIES, TASKS, Phantoms
 from scaling.data.source import Task
-from scaling.options import PhantomsOptions
+from scaling.source_options import PhantomsOptions
 
 
 def phantoms(**options: Any) -> Phantoms:
