@@ -149,6 +149,13 @@ SOURCES: Mapping[str, Entry] = MappingProxyType(
     }
 )
 
+READERS: Mapping[str, Entry] = MappingProxyType(
+    {
+        # "name": Entry("scaling.importing.name:Name", reader_options.NameOptions, "what it reads"); the options'
+        # `reader: Literal["name"]` tells them apart, as `source` does among SOURCES
+    }
+)
+
 PROBES: Mapping[str, Entry] = MappingProxyType(
     {
         # version 2: features kept in fp16; linear: all strengths at once, each to a gradient of 1e-5
