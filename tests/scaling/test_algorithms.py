@@ -344,6 +344,18 @@ def test_mae_keeps_a_quarter_of_the_patches(side: int, kept: int) -> None:
     assert closed_forms.n_kept(shape, MaeOptions()) == kept
 
 
+def test_mae_may_start_with_the_weights_of_its_reference() -> None:
+    """Uniform within Glorot's bound, sqrt(6 / (in + out)); lightly's MAE starts so too. timm's has no such bound."""
+    shape = Shape(image_size=32, channels=1, patch_size=4, width=192, depth=2, heads=3)
+    for first_weights in ("timm", "xavier"):
+        encoder = build("mae", shape, first_weights=first_weights).encoder
+        for layer in (m for block in encoder.vit.blocks for m in block.modules() if isinstance(m, nn.Linear)):
+            reached = layer.weight.abs().max().item() / math.sqrt(6 / sum(layer.weight.shape))
+            assert (0.99 < reached <= 1) == (first_weights == "xavier")
+            assert not layer.bias.any()
+        assert (encoder.vit.cls_token.std().item() > 0.01) == (first_weights == "xavier")
+
+
 def test_mae_keeps_at_least_one_patch() -> None:
     assert closed_forms.n_kept(TINY, MaeOptions(mask_ratio=0.99)) == 1
 
