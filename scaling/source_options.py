@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from scaling.errors import unknown
+from scaling.medmnist_sets import IMAGES, SETS, SIZES
 from scaling.options import BY_TYPE, Options, Other, TaskKind, Text
 
 
@@ -71,3 +74,68 @@ class NpzOptions(SourceOptions):
     """Folder of the files; null takes --data-root or $SCALING_DATA_ROOT."""
     files: dict[str, NpzPack] = Field(min_length=1)
     """File name -> what it holds."""
+
+
+def _set(name: str) -> str:
+    if name not in SETS:
+        raise PydanticCustomError("ours", "{text}", {"text": unknown("set", name, SETS)})
+    return name
+
+
+SetName = Annotated[str, AfterValidator(_set)]
+
+
+class MedmnistOptions(SourceOptions):
+    """MedMNIST's own files, each known by its MD5 (`scaling/medmnist_sets.py`)."""
+
+    source: Literal["medmnist"]
+    image_size: int = 28
+    """Of the files, which are never resized: an image made of 28 pixels is not the same as one made for 224."""
+    root: str | None = None
+    """Folder of the files; null takes --data-root or $SCALING_DATA_ROOT."""
+    sets: Annotated[Annotated[Literal["all"], Text] | Annotated[list[SetName], Other], BY_TYPE] = "all"
+    """Each is a task; all: the twelve of images, so volumes are named."""
+    pretrain: Annotated[
+        Annotated[Literal["train"], Text] | Annotated[dict[SetName, list[Literal["train", "val"]]], Other], BY_TYPE
+    ] = "train"
+    """train: the training splits of all `sets`; else set -> splits, those not named are only probed."""
+    stride: int = Field(default=4, ge=1)
+    """Of volumes, every so many slices; those on which nothing is to be seen are left out."""
+    cache: str | None = None
+    """Folder for the arrays taken out of the files, as large as these; null = `unpacked` beside them."""
+
+    @field_validator("image_size")
+    @classmethod
+    def _published(cls, size: int) -> int:
+        if size not in SIZES:
+            raise PydanticCustomError(
+                "ours", "{text}", {"text": f"MedMNIST has no {size} pixels; allowed: {_of(SIZES)}"}
+            )
+        return size
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MedmnistOptions:
+        lacking = [name for name in self.names if self.image_size not in SETS[name].md5]
+        if lacking:
+            have = _of(SETS[lacking[0]].md5)
+            text = f"{', '.join(lacking)} of volumes have no {self.image_size} pixels; allowed with them: {have}"
+            raise PydanticCustomError("ours", "{text}", {"text": text})
+        if not isinstance(self.pretrain, str) and (more := sorted(self.pretrain.keys() - set(self.names))):
+            text = f"pretrains on {', '.join(more)}, which `sets` leaves out; name it there too"
+            raise PydanticCustomError("ours", "{text}", {"text": text})
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return IMAGES if isinstance(self.sets, str) else tuple(self.sets)
+
+    @property
+    def pretrained(self) -> dict[str, list[str]]:
+        """Set -> splits whose images may be pretrained on."""
+        if isinstance(self.pretrain, str):
+            return {name: [self.pretrain] for name in self.names}
+        return {name: list(splits) for name, splits in self.pretrain.items()}
+
+
+def _of(sizes: Iterable[int]) -> str:
+    return ", ".join(map(str, sizes))

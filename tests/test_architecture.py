@@ -18,8 +18,18 @@ ROWS = {
     "scaling": [
         {"errors", "records", "failures"},
         # rundir: the caches of data/ write whole files too
-        {"options", "probe_options", "reader_options", "source_options", "document", "catalog", "process", "rundir"},
-        {"execution", "probing", "recipes", "training", "tuning"},
+        {
+            "options",
+            "probe_options",
+            "reader_options",
+            "source_options",
+            "medmnist_sets",
+            "document",
+            "catalog",
+            "process",
+            "rundir",
+        },
+        {"execution", "mixtures", "probing", "recipes", "training", "tuning"},
         {"config"},
         {"grid"},
         {"calibration", "parallel", "models", "data", "store", "importing"},
@@ -42,7 +52,7 @@ ROWS = {
         {"driver", "export", "forecasting", "tables", "tabular", "trialrun"},
         {"carry", "suggesting", "tune"},
         {"verbs"},
-        {"asking", "looking"},
+        {"asking", "looking", "storing"},
         {"cli"},
     ],
     "analysis": [
@@ -85,6 +95,7 @@ OWNERS = {
         "scaling.parallel",
         "scaling.algorithms",
         "scaling.data.feed",
+        "scaling.data.order",
         "scaling.data.views",
         "scaling.optim",
         "scaling.checkpoint",
