@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analysis.cli import add_verbs
-from scaling import asking, looking, verbs
+from scaling import asking, looking, storing, verbs
 
 DONE, BAD_INPUT, SOME_FAILED, OVER_BUDGET, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes."""
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _of_a_yaml(verb)
     _of_a_sweep(verb)
     _of_a_root(verb)
+    _of_a_store(verb)
     add_verbs(verb)
     catalog = verb("catalog", verbs.catalog, "what a YAML can name")
     catalog.add_argument("table", nargs="?", choices=("models", "algorithms", "sources", "probes", "recipes"))
@@ -172,6 +173,29 @@ def _of_a_root(verb: Add) -> None:
     gc.add_argument("--yes", action="store_true", help="delete it")
     for added in (ui, doctor, gc):
         _root(added)
+
+
+def _of_a_store(verb: Add) -> None:
+    data = verb("data", storing.list_, "images made ready once: import them into a store, look at it, prove it")
+    table = data.add_subparsers(required=True, metavar="WORD")
+
+    def word(name: str, do: Verb, about: str, *, undone: str = "done") -> argparse.ArgumentParser:
+        added = table.add_parser(name, help=about, description=about)
+        added.set_defaults(verb=do, undone=undone, after_interrupt="")
+        return added
+
+    storing.add_import_options(word("import", storing.import_, "read images into a store", undone="imported"))
+    listed = word("list", storing.list_, "the sources of a store")
+    stats = word("stats", storing.stats, "images, groups, sizes, labels of a store's sources")
+    show = word("show", storing.show, "a sheet of a store's images to look at", undone="drawn")
+    verify = word("verify", storing.verify, "prove a store: checksums, groups, duplicates")
+    for added in (listed, stats, show, verify):
+        added.add_argument("store", type=Path, help="its folder")
+    for added in (stats, show, verify):
+        added.add_argument("name", nargs="*", help="sources (default: all)")
+    for added in (listed, stats, verify):
+        _json(added)
+    show.add_argument("--out", type=Path, required=True, help="a .png file")
 
 
 def _root(parser: argparse.ArgumentParser) -> None:

@@ -1,11 +1,12 @@
 """What a store is on disk: memory-mapped images and a manifest per source, made once and read for ever. Row of data/.
 
 STORE/store.json                    version, image_size
-STORE/NAME/source.json              `SourceCard`, written last: a source without it is unfinished
+STORE/NAME/source.json              `SourceCard`
 STORE/NAME/manifest.parquet         a row per image, in the order of the parts' images
 STORE/NAME/quarantine.parquet       what could not be used: item, reason
 STORE/NAME/images-00000.npy, ...    uint8 (n, channels, size, size), the parts
-STORE/NAME/journal/                 of an import under way: finished parts with their rows; gone at the end
+STORE/.NAME.importing/              an import under way: finished parts with their rows; becomes NAME at its end
+STORE/.NAME.lock                    held by the one import of that name that runs
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class SourceCard(Options):
     tasks: dict[str, TaskCard]
     parts: list[Part]
     manifest_sha256: str
+    conversion: int = 0
+    """Version of the rules that made 8 bits and squares of images; 0 where none was needed."""
     imported: str
     """UTC time, ISO 8601."""
     synthetic: bool = False
@@ -93,6 +96,11 @@ def schema_with(tasks: dict[str, TaskCard]) -> pa.Schema:
         kind = pa.list_(pa.uint8()) if task.kind == "multi-label" else pa.int16()
         schema = schema.append(pa.field(LABEL + name, kind))
     return schema
+
+
+def sources_of(store: Path) -> list[str]:
+    """Names of the finished sources, in order. What an import has under way begins with a dot and is none."""
+    return sorted(p.parent.name for p in store.glob("*/source.json") if NAME.match(p.parent.name))
 
 
 def part_path(folder: Path, number: int) -> Path:
