@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from scaling import options, probe_options
 from scaling.errors import unknown
-from scaling.source_options import NpzOptions, PhantomsOptions
+from scaling.source_options import MedmnistOptions, NpzOptions, PhantomsOptions
 
 T = TypeVar("T")
 
@@ -146,6 +146,9 @@ SOURCES: Mapping[str, Entry] = MappingProxyType(
     {
         "phantoms": Entry("scaling.data.phantoms:Phantoms", PhantomsOptions, "synthetic, five modalities"),
         "npz": Entry("scaling.data.npz:Npz", NpzOptions, "packs in MedMNIST's layout"),
+        "medmnist": Entry(
+            "scaling.data.medmnist:Medmnist", MedmnistOptions, "MedMNIST's own files, known by their MD5"
+        ),
     }
 )
 

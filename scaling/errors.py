@@ -28,6 +28,10 @@ class SpecError(ValueError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+class DataMissing(SpecError):
+    """Nothing is wrong with what is asked but that its files are not on this machine: it can be priced, not run."""
+
+
 class RunFailed(RuntimeError):
     """A run gave no usable answer; the message says why in one line."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from scaling.catalog import SOURCES
 from scaling.data.cache import cached
 from scaling.data.mixture import select
 from scaling.data.source import Source
+from tests.scaling.medmnist_fakes import write_fakes
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "phantoms": {"image_size": 32, "pool_size": 300, "n_train": 40, "n_val": 24, "n_test": 24},
@@ -27,22 +27,31 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "cells.npz": {"modality": "microscopy", "pretrain": ["train"], "task": {"kind": "multi-class"}},
         },
     },
+    "medmnist": {"sets": ["bloodmnist", "breastmnist", "chestmnist", "organmnist3d"], "stride": 7},
 }
-Open = Callable[..., Source]
+SIZES = {"medmnist": (28, 64)}
+"""Of a source that does not have any: two that it has."""
+
+
+class Open:
+    """Opens the example of a source, with other options if wanted."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name, self.root = name, root
+        self.sizes = SIZES.get(name, (28, 48))
+
+    def __call__(self, **changed: Any) -> Source:
+        where = {"root": str(self.root)} if "root" in SOURCES[self.name].options.model_fields else {}
+        values = {"source": self.name, "channels": 3, **EXAMPLES[self.name], **where, **changed}
+        source: Source = SOURCES[self.name].load()(SOURCES[self.name].options.model_validate(values))
+        return source
 
 
 @pytest.fixture(params=sorted(SOURCES))
-def open_source(request: pytest.FixtureRequest, packs: Path) -> Open:
-    """Opens the example of a source, with other options if wanted."""
-    name = request.param
-
-    def opened(**changed: Any) -> Source:
-        where = {"root": str(packs)} if "root" in SOURCES[name].options.model_fields else {}
-        values = {"source": name, "channels": 3, **EXAMPLES[name], **where, **changed}
-        source: Source = SOURCES[name].load()(SOURCES[name].options.model_validate(values))
-        return source
-
-    return opened
+def open_source(request: pytest.FixtureRequest, packs: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+    if request.param == "medmnist":
+        write_fakes(packs, EXAMPLES["medmnist"]["sets"], monkeypatch, sizes=SIZES["medmnist"])
+    return Open(request.param, packs)
 
 
 def test_every_source_has_an_example() -> None:
@@ -70,8 +79,9 @@ def test_images_come_in_the_order_asked_for(open_source: Open) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("image_size", [28, 32])
-def test_images_have_the_size_and_channels_asked_for(open_source: Open, image_size: int, channels: int) -> None:
+@pytest.mark.parametrize("which", [0, 1], ids=["one size", "another"])
+def test_images_have_the_size_and_channels_asked_for(open_source: Open, which: int, channels: int) -> None:
+    image_size = open_source.sizes[which]
     source = open_source(image_size=image_size, channels=channels)
     task = source.task(source.tasks()[0].name)
     for images in (source.read(np.arange(5)), task.train.images, task.val.images, task.test.images):
@@ -136,7 +146,7 @@ def test_no_image_of_a_task_stands_in_two_splits(open_source: Open) -> None:
 
 
 def test_a_task_at_another_size_has_another_identity(open_source: Open) -> None:
-    one, other = open_source(), open_source(image_size=48)
+    one, other = (open_source(image_size=size) for size in open_source.sizes)
     assert not {info.identity for info in one.tasks()} & {info.identity for info in other.tasks()}
 
 
