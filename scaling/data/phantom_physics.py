@@ -12,7 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.data.phantom_anatomy import F32, Anatomy, Dice, attenuate, blur, bump, cos_sin, over_image, paint, ramp
+from scaling.data.phantom_anatomy import (
+    F32,
+    Anatomy,
+    Dice,
+    add,
+    amplitude,
+    attenuate,
+    blur,
+    bump,
+    cos_sin,
+    cut,
+    over_image,
+    paint,
+    ramp,
+)
 
 
 def draw_ct(dice: Dice, size: int, findings: F32) -> F32:
@@ -31,9 +45,14 @@ def draw_ct(dice: Dice, size: int, findings: F32) -> F32:
     _ct_chest(dice, body, picture, level, enhanced)
     _ct_belly(dice, body, picture, level, enhanced, lesion)
     _ct_bones(dice, body, picture, level, slim)
-    noise = blur(dice.normal(size, size), 1) * over_image(dice.uniform(20, 70))
+    noise = blur(dice.normal(size, size), 1)
+    noise *= over_image(dice.uniform(20, 70))
+    picture += noise
     centre, width = _ct_window(dice)
-    return ramp((picture + noise - over_image(centre)) / over_image(width) + np.float32(0.5))
+    picture -= over_image(centre)
+    picture /= over_image(width)
+    picture += np.float32(0.5)
+    return ramp(picture)
 
 
 def _ct_window(dice: Dice) -> tuple[F32, F32]:
@@ -67,7 +86,7 @@ def _ct_belly(dice: Dice, body: Anatomy, picture: F32, level: F32, enhanced: F32
     paint(picture, body.ellipse(x, y, 0.44 * liver, 0.42 * liver, 0.4), 60 + 50 * enhanced)
     radius = dice.uniform(0.08, 0.17)
     x, y = x + dice.uniform(-0.2, 0.2), y + dice.uniform(-0.22, 0.22)
-    picture += body.ellipse(x, y, radius, radius * dice.uniform(0.8, 1.2)) * over_image(lesion)
+    add(picture, body.ellipse(x, y, radius, radius * dice.uniform(0.8, 1.2)), lesion)
 
 
 def _ct_bones(dice: Dice, body: Anatomy, picture: F32, level: F32, slim: F32) -> None:
@@ -125,16 +144,24 @@ def draw_mr(dice: Dice, size: int, findings: F32) -> F32:
     _mr_white(dice, head, picture, narrow, signal("white"))
     _mr_lesions(dice, head, picture, load, signal("lesion"))
     _mr_ventricles(dice, head, picture, ventricle, fluid, grey)
-    shading = 1 + dice.smooth(size, 2) * over_image(dice.uniform(0.05, 0.25))
+    shading = dice.smooth(size, 2)
+    shading *= over_image(dice.uniform(0.05, 0.25))
+    shading += 1
+    picture *= shading
     sigma = over_image(dice.uniform(0.02, 0.09))
-    real, imaginary = picture * shading + sigma * dice.normal(size, size), sigma * dice.normal(size, size)
-    return ramp(np.sqrt(real * real + imaginary * imaginary) * over_image(dice.uniform(0.75, 1.05)))
+    real, imaginary = dice.normal(size, size), dice.normal(size, size)
+    real *= sigma
+    real += picture
+    imaginary *= sigma
+    received = amplitude(real, imaginary)
+    received *= over_image(dice.uniform(0.75, 1.05))
+    return ramp(received)
 
 
 def _mr_white(dice: Dice, head: Anatomy, picture: F32, narrow: F32, white: F32) -> None:
     """Two hemispheres; the folds of the cortex are noise on their outline."""
     folds = copy(head)
-    folds.wobble = dice.smooth(head.size, 9) * np.float32(0.22)
+    folds.outline(dice.smooth(head.size, 9) * np.float32(0.22))
     for side in (-1.0, 1.0):
         paint(picture, folds.ellipse(side * narrow * 0.46, 0, narrow * 0.4, 0.68), white)
 
@@ -163,21 +190,28 @@ def draw_xray(dice: Dice, size: int, findings: F32) -> F32:
     """
     enlarged, nodule, effusion = findings.T
     chest = Anatomy(dice, size, zoom=(0.85, 1.1), shift=0.1, tilt=0.08, wobble=0.04)
-    tissue = chest.ellipse(0, 0.25, 0.98, 1.3, edge=3) * over_image(dice.uniform(0.75, 1.1))
+    tissue = chest.blank()
+    add(tissue, chest.ellipse(0, 0.25, 0.98, 1.3, edge=3), dice.uniform(0.75, 1.1))
     paint(tissue, chest.ellipse(0, -1.0, 0.3, 0.5, edge=2), 0.8)
     _xray_lungs(dice, chest, tissue, effusion)
     heart = dice.uniform(0.26, 0.35) + 0.11 * enlarged
     x = dice.uniform(0.08, 0.18)
-    tissue += chest.ellipse(x, 0.34, heart, heart * dice.uniform(0.75, 0.95), 0.5, edge=1.5) * np.float32(0.55)
-    tissue += chest.ellipse(0, 0, 0.12, 1.4, edge=2) * over_image(dice.uniform(0.3, 0.6))
+    add(tissue, chest.ellipse(x, 0.34, heart, heart * dice.uniform(0.75, 0.95), 0.5, edge=1.5), 0.55)
+    add(tissue, chest.ellipse(0, 0, 0.12, 1.4, edge=2), dice.uniform(0.3, 0.6))
     radius = dice.uniform(0.05, 0.1)
     x, y = dice.sign() * dice.uniform(0.28, 0.6), dice.uniform(-0.5, 0.3)
-    tissue += chest.ellipse(x, y, radius, radius) * over_image(nodule * dice.uniform(0.25, 0.45))
+    add(tissue, chest.ellipse(x, y, radius, radius), nodule * dice.uniform(0.25, 0.45))
     tissue += _xray_ribs(dice, chest)
-    photons = attenuate(tissue * np.float32(1.5))
-    photons += np.sqrt(photons) * dice.normal(size, size) * over_image(dice.uniform(0.015, 0.05))
-    black = dice.uniform(0.7, 0.95)
-    return ramp(1 - photons / over_image(black)) * over_image(dice.uniform(0.85, 1.1))
+    tissue *= np.float32(1.5)
+    photons = attenuate(tissue)
+    noise = np.sqrt(photons)
+    noise *= dice.normal(size, size)
+    noise *= over_image(dice.uniform(0.015, 0.05))
+    photons += noise
+    photons /= over_image(dice.uniform(0.7, 0.95))
+    film = ramp(np.subtract(1, photons, out=photons))
+    film *= over_image(dice.uniform(0.85, 1.1))
+    return film
 
 
 def _xray_lungs(dice: Dice, chest: Anatomy, tissue: F32, effusion: F32) -> None:
@@ -187,11 +221,13 @@ def _xray_lungs(dice: Dice, chest: Anatomy, tissue: F32, effusion: F32) -> None:
     air = dice.uniform(0.45, 0.6)
     base = dice.uniform(0.5, 0.72)
     for side in (-1.0, 1.0):
-        lung = chest.ellipse(side * 0.44, -0.1, dice.uniform(0.3, 0.37), 0.78, side * -0.12, edge=1.5)
-        lung *= 1 - chest.ellipse(side * 0.42, base + 0.5 + dice.uniform(-0.05, 0.05), 0.55, 0.5, edge=1.5)
-        wet = over_image(effusion * (sick == side))
-        lung *= 1 - wet * chest.ellipse(side * 0.75, fluid_level + 0.45, 0.6, 0.5, side * -0.5, edge=2)
-        tissue -= lung * over_image(air)
+        outline = chest.ellipse(side * 0.44, -0.1, dice.uniform(0.3, 0.37), 0.78, side * -0.12, edge=1.5)
+        lung = outline.whole(chest.size)
+        cut(lung, chest.ellipse(side * 0.42, base + 0.5 + dice.uniform(-0.05, 0.05), 0.55, 0.5, edge=1.5))
+        wet = effusion * (sick == side)
+        cut(lung, chest.ellipse(side * 0.75, fluid_level + 0.45, 0.6, 0.5, side * -0.5, edge=2), wet)
+        lung *= over_image(air)
+        tissue -= lung
 
 
 def _xray_ribs(dice: Dice, chest: Anatomy) -> F32:
@@ -202,7 +238,8 @@ def _xray_ribs(dice: Dice, chest: Anatomy) -> F32:
     wave -= np.floor(wave)
     wave *= 1 - wave
     wave *= over_image(dice.uniform(0.3, 0.9))
-    return wave * chest.ellipse(0, -0.05, 0.85, 0.85, edge=3)
+    wave *= chest.ellipse(0, -0.05, 0.85, 0.85, edge=3).whole(chest.size)
+    return wave
 
 
 def draw_ultrasound(dice: Dice, size: int, findings: F32) -> F32:
@@ -214,24 +251,38 @@ def draw_ultrasound(dice: Dice, size: int, findings: F32) -> F32:
     probe = Anatomy(dice, size, zoom=(0.95, 1.1), shift=0.05, tilt=0.05, wobble=0.0)
     dx, dy = probe.offsets(0.0, -dice.uniform(1.2, 1.9))
     depth = np.sqrt(dx * dx + dy * dy)
-    echo = 0.5 + np.float32(0.16) * dice.smooth(size, 5) + np.float32(0.1) * dice.smooth(size, 2)
+    echo = dice.smooth(size, 5)
+    echo *= np.float32(0.16)
+    echo += np.float32(0.5)
+    coarse = dice.smooth(size, 2)
+    coarse *= np.float32(0.1)
+    echo += coarse
     layer = (depth - over_image(dice.uniform(0.4, 1.0))) * over_image(dice.uniform(1.5, 3.0))
     layer -= np.floor(layer)
     echo += ((layer < 0.25) & (dy < over_image(dice.uniform(1.0, 1.9)))) * over_image(dice.uniform(0.1, 0.5))
     echo *= _ultrasound_mass(dice, probe, there, cyst, spiculated)
     echo *= over_image(dice.uniform(1.0, 1.6)) - depth * over_image(dice.uniform(0.1, 0.4))
     in_phase, quadrature = _speckle(dice, size), _speckle(dice, size)
-    echo *= np.sqrt(in_phase * in_phase + quadrature * quadrature)
-    echo = np.maximum(echo, 0)
+    echo *= amplitude(in_phase, quadrature)
+    np.maximum(echo, 0, out=echo)
     compression = over_image(dice.uniform(0.3, 0.8))
     sector = ramp((over_image(dice.uniform(0.45, 0.8)) - np.abs(dx / dy)) * np.float32(size / 2))
-    return ramp(echo / (echo + compression) * over_image(dice.uniform(0.8, 1.15))) * sector
+    compressed = echo + compression
+    np.divide(echo, compressed, out=compressed)
+    compressed *= over_image(dice.uniform(0.8, 1.15))
+    ramp(compressed)
+    compressed *= sector
+    return compressed
 
 
 def _speckle(dice: Dice, size: int) -> F32:
     """Normal numbers with the lateral blur of the beam, variance 1: 1-2-1 weights keep 6/16 of it."""
     grain = dice.normal(size, size + 2)
-    return (grain[:, :, :-2] + grain[:, :, 2:] + 2 * grain[:, :, 1:-1]) * np.float32(6**-0.5)
+    speckle = grain[:, :, :-2] + grain[:, :, 2:]
+    grain *= 2
+    speckle += grain[:, :, 1:-1]
+    speckle *= np.float32(6**-0.5)
+    return speckle
 
 
 def _ultrasound_mass(dice: Dice, probe: Anatomy, there: F32, cyst: F32, spiculated: F32) -> F32:
@@ -290,13 +341,23 @@ def draw_microscopy(dice: Dice, size: int, findings: F32) -> F32:
     _white_cell(dice, slide, eosin, blue, findings[:, 0].astype(np.intp))
     eosin, blue = blur(eosin, 1), blur(blue, 1)
     light = dice.uniform(0.75, 1.0)
-    shading = over_image(light) + np.float32(0.04) * dice.smooth(size, 2)
+    shading = dice.smooth(size, 2)
+    shading *= np.float32(0.04)
+    shading += over_image(light)
     strength = over_image(dice.uniform(0.6, 1.2))
-    grain = np.float32(0.03) * dice.normal(size, size)
+    grain = dice.normal(size, size)
+    grain *= np.float32(0.03)
     # Optical densities of eosin and of the azure dye in red, green and blue light: guesses that look right.
     densities = ((0.15, 1.4), (0.75, 1.3), (0.45, 0.45))
-    channels = [shading * attenuate(strength * (e * eosin + b * blue)) + grain for e, b in densities]
-    return ramp(np.stack(channels, axis=1))
+    channels = np.empty((dice.n, 3, size, size), np.float32)
+    for channel, (of_eosin, of_blue) in enumerate(densities):
+        density = of_eosin * eosin
+        density += of_blue * blue
+        density *= strength
+        light_left = attenuate(density)
+        light_left *= shading
+        np.add(light_left, grain, out=channels[:, channel])
+    return ramp(channels)
 
 
 def _red_cells(dice: Dice, slide: Anatomy, eosin: F32) -> None:
@@ -321,7 +382,9 @@ def _white_cell(dice: Dice, slide: Anatomy, eosin: F32, blue: F32, kind: NDArray
     paint(eosin, cell, 0.15)
     paint(blue, cell, dice.uniform(0.12, 0.35))
     granules = np.abs(blur(dice.normal(slide.size, slide.size), 1)) * np.float32(3)
-    eosin += cell * granules * over_image(typical("granules") * dice.uniform(0.5, 1.5))
+    stained = cell.window(eosin)
+    stained += cell.values * cell.window(granules) * over_image(typical("granules") * dice.uniform(0.5, 1.5))
+    cell.put(eosin, stained)
     nucleus = radius * typical("nucleus") * dice.uniform(0.85, 1.12)
     spread = nucleus * typical("lobes") * dice.uniform(0.7, 1.2)
     lobe = (nucleus**2 - spread**2 * np.float32(0.4)) ** np.float32(0.5)
