@@ -54,7 +54,7 @@ MISTAKES = [
     (
         "source: phantoms",
         "source: phantom",
-        "13: data.source: unknown source 'phantom'; did you mean 'phantoms'? known: npz, phantoms",
+        "13: data.source: unknown source 'phantom'; did you mean 'phantoms'? known: ",
     ),
     ("  source: phantoms\n", "", "12: data.source: is missing; one of phantoms, npz"),
     (
