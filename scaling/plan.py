@@ -207,7 +207,7 @@ def open_source(sweep: Sweep, document: Document, *, data_root: str | None = Non
     try:
         source = source_of(sweep.data)
     except SpecError as error:
-        raise SpecError(_placed(document, problem) for problem in error.problems) from None
+        raise type(error)(_placed(document, problem) for problem in error.problems) from None
     return sweep, source
 
 
