@@ -22,6 +22,7 @@ ROWS = {
             "options",
             "probe_options",
             "reader_options",
+            "medical_reader_options",
             "source_options",
             "medmnist_sets",
             "document",

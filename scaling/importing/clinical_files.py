@@ -1,0 +1,69 @@
+"""What the clinical readers list alike: files of a folder in order, their groups by pattern, labels beside them.
+
+Row of data/. Links are followed only to files inside the folder; folders behind links are not entered, so no loop is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from scaling.errors import Problem, SpecError
+from scaling.importing.reader import Unreadable
+
+
+def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(path below root with `/`, entry) of every regular file, in no order. Hidden ones are left out."""
+    waiting = [("", str(root))]
+    real = os.path.realpath(root)
+    while waiting:
+        prefix, folder = waiting.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((f"{prefix}{entry.name}/", entry.path))
+                elif entry.is_file() and (not entry.is_symlink() or _inside(entry.path, real)):
+                    yield prefix + entry.name, entry
+
+
+def stamp_of(entry: os.DirEntry[str]) -> tuple[int, str]:
+    """Bytes, and what changes with the content: size and time of the last change."""
+    known = entry.stat()
+    return known.st_size, f"{known.st_size}-{known.st_mtime_ns}"
+
+
+def root_of(path: str) -> Path:
+    """The folder of an import; of one file, its own. Raises SpecError where there is none."""
+    root = Path(path)
+    if not root.exists():
+        raise SpecError([Problem(where="path", what=f"'{path}' does not exist; give the folder with the files")])
+    return root
+
+
+def pattern_of(group: str) -> re.Pattern[str]:
+    """Raises SpecError for a pattern that does not parse or has not exactly one group."""
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise SpecError([Problem(where="group", what=f"'{group}' is no regular expression: {error}")]) from None
+    if pattern.groups != 1:
+        what = f"'{group}' has {pattern.groups} groups in parentheses; exactly one names the patient or study"
+        raise SpecError([Problem(where="group", what=what)])
+    return pattern
+
+
+def matched(pattern: re.Pattern[str], image_id: str) -> str:
+    """What the group of the pattern finds in a path. Raises Unreadable: a guess would let a patient stand twice."""
+    found = pattern.search(image_id)
+    if found is None or found.group(1) is None:
+        raise Unreadable("the pattern of `group` finds nothing in the path")
+    return found.group(1)
+
+
+def _inside(path: str, real_root: str) -> bool:
+    target = os.path.realpath(path)
+    return target == real_root or target.startswith(real_root + os.sep)
