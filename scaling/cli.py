@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analysis.cli import add_verbs
-from scaling import asking, looking, storing, verbs
+from scaling import asking, downloading, looking, storing, verbs
 
 DONE, BAD_INPUT, SOME_FAILED, OVER_BUDGET, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes."""
@@ -185,6 +185,8 @@ def _of_a_store(verb: Add) -> None:
         return added
 
     storing.add_import_options(word("import", storing.import_, "read images into a store", undone="imported"))
+    fetched = word("download", downloading.download, "fetch published sets, each known by its MD5", undone="fetched")
+    downloading.add_download_options(fetched)
     listed = word("list", storing.list_, "the sources of a store")
     stats = word("stats", storing.stats, "images, groups, sizes, labels of a store's sources")
     show = word("show", storing.show, "a sheet of a store's images to look at", undone="drawn")
