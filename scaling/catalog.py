@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from scaling import options, probe_options
 from scaling.errors import unknown
+from scaling.medical_reader_options import DicomOptions, NiftiOptions
 from scaling.source_options import MedmnistOptions, NpzOptions, PhantomsOptions
 
 T = TypeVar("T")
@@ -156,6 +157,8 @@ READERS: Mapping[str, Entry] = MappingProxyType(
     {
         # "name": Entry("scaling.importing.name:Name", reader_options.NameOptions, "what it reads"); the options'
         # `reader: Literal["name"]` tells them apart, as `source` does among SOURCES
+        "dicom": Entry("scaling.importing.dicom:Dicom", DicomOptions, "DICOM files, with or without their ending"),
+        "nifti": Entry("scaling.importing.nifti:Nifti", NiftiOptions, "slices of NIfTI volumes"),
     }
 )
 

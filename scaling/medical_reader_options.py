@@ -81,6 +81,8 @@ class NiftiOptions(MedicalReaderOptions):
     `sub-XX`, else the file."""
 
     reader: Literal["nifti"] = "nifti"
+    files: str = "*"
+    """Shell pattern that a path must fit, such as `*_T1w.nii.gz`. Masks are set aside by their names anyhow."""
     plane: Plane = "axial"
     """Of the slices, by the affine; shown as radiologists do: patient's right on the left, anterior or superior on top.
     acquisition: the plane that the slices are stored in."""

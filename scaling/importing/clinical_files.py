@@ -26,13 +26,13 @@ def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append((f"{prefix}{entry.name}/", entry.path))
-                elif entry.is_file() and (not entry.is_symlink() or _inside(entry.path, real)):
+                elif entry.is_file() and (not entry.is_symlink() or inside(entry.path, real)):
                     yield prefix + entry.name, entry
 
 
-def stamp_of(entry: os.DirEntry[str]) -> tuple[int, str]:
+def stamp_of(file: os.DirEntry[str] | Path) -> tuple[int, str]:
     """Bytes, and what changes with the content: size and time of the last change."""
-    known = entry.stat()
+    known = file.stat()
     return known.st_size, f"{known.st_size}-{known.st_mtime_ns}"
 
 
@@ -64,6 +64,7 @@ def matched(pattern: re.Pattern[str], image_id: str) -> str:
     return found.group(1)
 
 
-def _inside(path: str, real_root: str) -> bool:
-    target = os.path.realpath(path)
+def inside(path: Path | str, root: Path | str) -> bool:
+    """Whether a file, behind all links, lies in a folder, or is that one file."""
+    target, real_root = os.path.realpath(path), os.path.realpath(root)
     return target == real_root or target.startswith(real_root + os.sep)

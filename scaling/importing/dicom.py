@@ -90,9 +90,8 @@ class Dicom:
 
     def _listed(self) -> Iterator[Item]:
         if self.root.is_file():
-            known = self.root.stat()
-            stamp = f"{known.st_size}-{known.st_mtime_ns}"
-            yield Item(id=self.root.name, path=self.root, n_bytes=known.st_size, stamp=stamp)
+            n_bytes, stamp = stamp_of(self.root)
+            yield Item(id=self.root.name, path=self.root, n_bytes=n_bytes, stamp=stamp)
             return
         for name, entry in files_below(self.root):
             if _is_dicom(entry):

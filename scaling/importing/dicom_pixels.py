@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scaling.importing.dicom_objects import Header, text
 from scaling.importing.intensity import (
     Window,
-    fine,
     linear_window,
     looked_up,
     negative,
+    rescaled,
     sigmoid,
     square_pixels,
     to_bytes,
@@ -125,12 +125,7 @@ def _modality_values(stored: NDArray, header: Header, frame: int) -> tuple[NDArr
         return stored, False
     if slope == 0:
         raise Unreadable("bad tag RescaleSlope")
-    if (slope, intercept) == (1.0, 0.0):
-        return stored, True
-    values = stored.astype(np.float32 if fine(stored) else np.float64)
-    np.multiply(values, slope, out=values)
-    np.add(values, intercept, out=values)
-    return values, True
+    return rescaled(stored, slope, intercept), True
 
 
 def _lut(item: Any, header: Header) -> tuple[int, NDArray, int]:

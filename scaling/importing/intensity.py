@@ -40,13 +40,19 @@ def to_bytes(values: NDArray, top: int) -> NDArray[np.uint8]:
 
 
 def percentile_window(values: NDArray, percentiles: tuple[float, float]) -> Window | None:
-    """Of finite values that are not zero, which in most volumes is what lies outside the body; None without two."""
+    """Of finite values that are not zero, which in most volumes is what lies outside the body.
+
+    From the lowest to the highest value where those leave no width, as in a map of 0 and 1; None where all are one.
+    """
     flat = values.ravel(order="K")
     sample = flat[:: max(1, flat.size // SAMPLED)]
-    sample = sample[np.isfinite(sample) & (sample != 0)]
-    if not sample.size:
+    sample = sample[np.isfinite(sample)]
+    inside = sample[sample != 0]
+    if not inside.size:
         return None
-    low, high = np.percentile(sample, percentiles)
+    low, high = np.percentile(inside, percentiles)
+    if not high > low:
+        low, high = sample.min(), sample.max()
     return (float(low), float(high)) if high > low else None
 
 
@@ -63,6 +69,16 @@ def negative(values: NDArray, window: Window | None) -> NDArray:
 def fine(values: NDArray) -> bool:
     """Whether float32 tells all of them apart."""
     return values.dtype.itemsize <= 2 or values.dtype == np.float32
+
+
+def rescaled(values: NDArray, slope: float, intercept: float) -> NDArray:
+    """values x slope + intercept in the shortest type that keeps them apart; untouched where that changes nothing."""
+    if (slope, intercept) == (1.0, 0.0):
+        return values
+    scaled = values.astype(np.float32 if fine(values) else np.float64)
+    np.multiply(scaled, slope, out=scaled)
+    np.add(scaled, intercept, out=scaled)
+    return scaled
 
 
 def square_pixels(pixels: NDArray, height: float, width: float) -> NDArray:

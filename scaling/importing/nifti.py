@@ -1,0 +1,153 @@
+"""Reads NIfTI: volumes cut into slices that look the same however they are stored. Row of data/."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import Problem, SpecError
+from scaling.importing.clinical_files import files_below, inside, matched, pattern_of, root_of, stamp_of
+from scaling.importing.intensity import Window, percentile_window, square_pixels
+from scaling.importing.nifti_volume import View, Volumes, scaled, view_of, volumes_of, voxels_of
+from scaling.importing.pseudonym import key_of, pseudonym
+from scaling.importing.reader import About, Frame, Item, LabelSetting, Unreadable
+from scaling.medical_reader_options import NiftiOptions
+
+ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
+BIDS: Mapping[str, str] = MappingProxyType(
+    # Folders of data types and suffixes of names, BIDS specification 1.10, "modality specific files".
+    {"anat": "mr", "func": "mr", "dwi": "mr", "perf": "mr", "fmap": "mr", "pet": "pet", "ct": "ct"}
+    | dict.fromkeys(["T1w", "T2w", "PDw", "FLAIR", "T2starw", "inplaneT1", "inplaneT2", "bold", "asl"], "mr")
+)
+MASK = re.compile(r"(?i)(?:^|[_-])(?:dseg|probseg|seg|mask|segmentation|labels?)(?:[_-]?\d+)?$")
+"""Names of maps of structures: BIDS's suffixes, and how challenges call them."""
+SUBJECT = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?=[/_])")
+AIR_HU = -500.0
+"""Between air and the least dense tissue."""
+VISIBLE = 0.05
+"""Of the window: what is darker counts as background."""
+
+
+class Nifti:
+    """Every NIfTI file below a folder, or one file; an item each, an image per slice."""
+
+    def __init__(self, options: NiftiOptions) -> None:
+        """Raises SpecError."""
+        self.options = options
+        self.root = root_of(options.path)
+        self._pattern = None if options.group in (None, "file", "folder") else pattern_of(str(options.group))
+        self._key = key_of(options.key_file)
+
+    def items(self) -> Iterator[Item]:
+        found = sorted(self._listed(), key=lambda item: item.id)
+        if not found:
+            what = f"no NIfTI file in '{self.options.path}': none ends in {', '.join(ENDINGS)}"
+            raise SpecError([Problem(where="path", what=what)])
+        if self.options.modality is None and not any(_bids_modality(item.id) for item in found):
+            what = "NIfTI files do not say their modality, and no name is of BIDS: state it, such as `modality: mr`"
+            raise SpecError([Problem(where="modality", what=what)])
+        yield from found
+
+    def tasks(self) -> Mapping[str, LabelSetting]:
+        return {}
+
+    def frames(self, item: Item) -> Iterator[Frame | Unreadable]:
+        if MASK.search(_stem(item.id)):
+            raise Unreadable("no image: a mask by its name")
+        about = About(modality=self._modality(item.id), group=self._group(item.id))
+        volumes = volumes_of(item.path)
+        if not inside(volumes.path, self.root):
+            raise Unreadable("a link out of the folder")
+        view = view_of(volumes, self.options.plane)
+        step = volumes.n_volumes if self.options.volumes == "first" else self.options.volumes
+        numbers = range(0, volumes.n_volumes, step)
+        for number, voxels in zip(numbers, voxels_of(volumes, numbers), strict=True):
+            prefix = f"{item.id}#" if len(numbers) == 1 else f"{item.id}#{number}."
+            yield from self._slices(prefix, voxels, volumes, view, about)
+
+    def _slices(
+        self, prefix: str, voxels: NDArray, volumes: Volumes, view: View, about: About
+    ) -> Iterator[Frame | Unreadable]:
+        window = self._window(voxels, volumes, about)
+        floor = AIR_HU if about.modality == "ct" else _floor(window)
+        for index in self._indices(voxels.shape[view.normal]):
+            pixels = scaled(view.cut(voxels, index), volumes)
+            if pixels.ndim == 2 and np.mean(pixels > floor) < self.options.min_tissue:
+                yield Unreadable("almost empty slice")
+                continue
+            pixels = square_pixels(pixels, *view.spacing)
+            yield Frame(id=f"{prefix}{index}", pixels=pixels, window=window, about=about)
+
+    def _indices(self, n_slices: int) -> range:
+        margin = round(self.options.margin * n_slices)
+        return range(margin, n_slices - margin, self.options.stride)
+
+    def _window(self, voxels: NDArray, volumes: Volumes, about: About) -> Window | None:
+        """Of the whole volume, so that neighbouring slices stay comparable; None where the modality's rule is absolute.
+
+        Raises Unreadable for a volume of one value.
+        """
+        if voxels.dtype.names is not None or self.options.window is not None or about.modality == "ct":
+            return self.options.window
+        found = percentile_window(voxels, self.options.percentiles)
+        if found is None:
+            raise Unreadable("blank volume")
+        ends = sorted(value * volumes.slope + volumes.intercept for value in found)
+        return ends[0], ends[1]
+
+    def _modality(self, image_id: str) -> str:
+        stated = self.options.modality
+        if isinstance(stated, str):
+            return stated
+        for pattern, modality in (stated or {}).items():
+            if fnmatch.fnmatchcase(image_id, pattern):
+                return modality
+        found = _bids_modality(image_id)
+        if found is None:
+            raise Unreadable("modality missing: state it with `modality`")
+        return found
+
+    def _group(self, image_id: str) -> str:
+        how = self.options.group
+        if self._pattern is not None:
+            return pseudonym("pattern", matched(self._pattern, image_id), self._key)
+        subject = SUBJECT.search(image_id) if how is None else None
+        if subject is not None:
+            return pseudonym("patient", subject.group(1), self._key)
+        if how == "folder":
+            return pseudonym("folder", image_id.rpartition("/")[0], self._key)
+        return pseudonym("file", image_id, self._key)
+
+    def _listed(self) -> Iterator[Item]:
+        if self.root.is_file():
+            yield _item(self.root.name, self.root, [stamp_of(self.root)])
+            return
+        known = {name: Path(entry.path) for name, entry in files_below(self.root)}
+        for name, path in known.items():
+            if name.endswith(ENDINGS) and fnmatch.fnmatchcase(name, self.options.files):
+                pair = known.get(re.sub(r"\.hdr(\.gz)?$", r".img\1", name)) if ".hdr" in name else None
+                yield _item(name, path, [stamp_of(each) for each in (path, pair) if each is not None])
+
+
+def _item(name: str, path: Path, stamps: list[tuple[int, str]]) -> Item:
+    return Item(id=name, path=path, n_bytes=sum(n for n, _ in stamps), stamp="+".join(text for _, text in stamps))
+
+
+def _stem(image_id: str) -> str:
+    return image_id.rpartition("/")[2].partition(".")[0]
+
+
+def _bids_modality(image_id: str) -> str | None:
+    suffix = _stem(image_id).rpartition("_")[2]
+    folders = image_id.split("/")[:-1]
+    return next((BIDS[word] for word in (suffix, *reversed(folders)) if word in BIDS), None)
+
+
+def _floor(window: Window | None) -> float:
+    return -np.inf if window is None else window[0] + VISIBLE * (window[1] - window[0])
