@@ -21,7 +21,13 @@ SHOWN = 4
 
 
 def run_at(
-    sweep: Sweep, point: Point, data_identity: str, options: Options | None = None, labels: LabelSet | None = None
+    sweep: Sweep,
+    point: Point,
+    data_identity: str,
+    options: Options | None = None,
+    labels: LabelSet | None = None,
+    *,
+    n_unique: int | None = None,
 ) -> RunSpec:
     """The run at a point of the sweep, as long as the sweep's budget says; the rest as `grid.spec`.
 
@@ -31,7 +37,7 @@ def run_at(
     """
 
     def lasting(images_seen: int | None) -> RunSpec:
-        run = spec(sweep, point, data_identity, options, images_seen=images_seen)
+        run = spec(sweep, point, data_identity, options, images_seen=images_seen, n_unique=n_unique)
         return run if labels is None else run.model_copy(update={"options": _labelled(run.options, labels)})
 
     pretrain = sweep.pretrain

@@ -56,7 +56,7 @@ def measure(job: Job, device: torch.device, *, steps: int = 8) -> Calibration:
         training.step(indices)
         training.loss.item()  # waits for the device
         seconds.append(time.monotonic() - started)
-    peak, held = _peak_bytes(), spec.batch_size * image_bytes(spec) // max(1, spec.n_images)
+    peak, held = _peak_bytes(), spec.batch_size * image_bytes(spec) // max(1, spec.n_unique)
     on_gpu = device.type == "cuda"
     reserved = torch.cuda.max_memory_reserved(device) if on_gpu else 0
     return Calibration(

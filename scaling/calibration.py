@@ -68,8 +68,8 @@ def image_bytes(spec: RunSpec, memory: int = 0) -> int:
     """uint8 pretraining images on a device with so much memory, 0 is unknown: all of them where `feed_of` keeps them
     there, else the batches that it streams."""
     one = spec.channels * spec.image_size**2
-    resident = memory == 0 or spec.n_images * one <= RESIDENT * memory
-    return (spec.n_images if resident else min(spec.n_images, STREAMED * spec.batch_size)) * one
+    resident = memory == 0 or spec.n_unique * one <= RESIDENT * memory
+    return (spec.n_unique if resident else min(spec.n_unique, STREAMED * spec.batch_size)) * one
 
 
 def shape_key(spec: RunSpec, n_micro: int, *, recomputed: bool = False) -> str:

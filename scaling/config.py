@@ -11,7 +11,7 @@ import json
 import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,7 +27,9 @@ from scaling.catalog import ALGORITHMS, MODELS, SOURCES
 from scaling.document import Document, Location
 from scaling.errors import Problem, SpecError, unknown
 from scaling.execution import Budget, Resources, Retry, Schedule
-from scaling.options import BY_TYPE, Options, Other, Text
+from scaling.mixtures import Mixed
+from scaling.mixtures import problems as mixture_problems
+from scaling.options import Options
 from scaling.probing import Probe
 from scaling.probing import problems as probing_problems
 from scaling.recipes import names as recipe_names
@@ -133,12 +135,6 @@ else:
         "Algorithms", __base__=Options, **{n: (ALGORITHMS[n].options, ALGORITHMS[n].options()) for n in TRAINED}
     )
 
-Weights = Annotated[
-    Annotated[Literal["natural"], Text]
-    | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1), Other],
-    BY_TYPE,
-]
-
 
 def default_patch(image_size: int) -> int:
     """16 pixels for large images as in the papers; small images keep at least 7 x 7 patches."""
@@ -158,8 +154,8 @@ class Sweep(Options):
     include: list[Include] = []
     holdout: list[Match] = []
     """Points that are run like any other and left out of every fit, so that predictions can be held against them."""
-    mixtures: dict[str, Weights] = {"all": "natural"}
-    """Name -> weight per modality, or `natural`: the shares the source has."""
+    mixtures: dict[str, Mixed] = {"all": "natural"}
+    """Name -> weight per modality; or `natural`: the shares the source has; or temperature, caps, weights, repeats."""
     data: DataOptions
     encoder: Encoder = Encoder()
     pretrain: Pretrain
@@ -258,6 +254,7 @@ def _options_in(annotation: Any) -> list[type[Options]]:
 
 def _between_sections(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _mixture_names(raw)
+    yield from mixture_problems(raw)
     yield from training_problems(raw)
     yield from _unseen_images(raw)
     yield from _patches(raw)

@@ -20,7 +20,7 @@ from scaling.catalog import ALGORITHMS, MODELS
 from scaling.config import AXES, Grid, Match, Sweep
 from scaling.document import Document
 from scaling.errors import Problem, SpecError
-from scaling.options import Options
+from scaling.options import Options, later
 from scaling.recipes import Facts, resolve
 
 SCHEMA = 1
@@ -60,6 +60,7 @@ class RunSpec(Options):
     algorithm: str
     mixture: str
     n_images: int
+    """Of the set, as the grid asks for it: with repeats, if its mixture has any."""
     seed: int
     width: int
     depth: int
@@ -73,6 +74,8 @@ class RunSpec(Options):
     precision: Literal["auto", "bf16", "fp32"]
     data_identity: str
     """SHA-256 over the keys of the pretraining images; empty without any."""
+    repeated_from: int = later(0)
+    """Unique images where some stand in the set more than once; 0 where none does."""
 
     @model_validator(mode="before")
     @classmethod
@@ -85,6 +88,11 @@ class RunSpec(Options):
     @property
     def point(self) -> Point:
         return Point(**{axis: getattr(self, axis) for axis in AXES})
+
+    @property
+    def n_unique(self) -> int:
+        """Images that are stored and read."""
+        return self.repeated_from or self.n_images
 
     def identity(self) -> dict[str, Any]:
         named = self.model_dump(mode="json", exclude={"model": True, "mixture": True, "options": {"recipe"}})
@@ -212,14 +220,21 @@ def _baselines(sweep: Sweep, points: list[Point]) -> Iterator[Point]:
 
 
 def spec(
-    sweep: Sweep, point: Point, data_identity: str, tuned: Options | None = None, *, images_seen: int | None = None
+    sweep: Sweep,
+    point: Point,
+    data_identity: str,
+    tuned: Options | None = None,
+    *,
+    images_seen: int | None = None,
+    n_unique: int | None = None,
 ) -> RunSpec:
     """The run at a point of the sweep; `data_identity` as `Selection.identity`, empty for baselines.
 
     Its options are resolved: with their recipe's values for this run.
 
     `tuned`: the algorithm's options where the sweep's tuning chose them; None takes the YAML's. `images_seen`: as
-    `budgeting` found it, which can price a run; None takes it from a budget that needs no price.
+    `budgeting` found it, which can price a run; None takes it from a budget that needs no price. `n_unique`: of the
+    set's images; None is all of them.
     """
     size = MODELS.get(point.model)
     trains = point.n_images > 0
@@ -237,6 +252,8 @@ def spec(
         batch_size=sweep.pretrain.batch_size if trains else 1,
         precision=sweep.pretrain.precision if trains else "fp32",
         data_identity=data_identity,
+        repeated_from=n_unique if n_unique is not None and n_unique < point.n_images else 0,
     )
-    facts = Facts(**{name: getattr(run, name) for name in Facts.__dataclass_fields__})
+    known = {name: getattr(run, name) for name in Facts.__dataclass_fields__}
+    facts = Facts(**{**known, "n_images": run.n_unique})
     return run.model_copy(update={"options": resolve(run.algorithm, run.options, facts)})

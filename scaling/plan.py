@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from scaling.budgeting import run_at, unseen
-from scaling.catalog import ALGORITHMS, SOURCES
+from scaling.catalog import SOURCES
 from scaling.config import DataOptions, Sweep, parse
 from scaling.cost import Measured, cost_of
-from scaling.data.labels import label_set
-from scaling.data.mixture import Nested, Selection, TooFewImages
-from scaling.data.source import Pool, Source, TaskInfo
+from scaling.data.source import Source, TaskInfo
 from scaling.document import Document
 from scaling.errors import Problem, SpecError, unknown
 from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, held_out
-from scaling.options import LabelSet, Options
+from scaling.options import Options
 from scaling.planned import Job, PlannedRun, Standing
 from scaling.rundir import RunDir, read_json, write_whole
+from scaling.sets import NO_SET, chosen_sets, learns_from_labels, misnamed
 
 __all__ = [
     "Job",
@@ -54,11 +53,10 @@ class Plan:
     synthetic: bool
 
     def job(self, run: PlannedRun) -> Job:
-        weights = None if run.point.mixture == NO_MIXTURE else self.sweep.mixtures[run.point.mixture]
         return Job(
             spec=run.spec,
             data=self.sweep.data,
-            weights=weights,
+            mixture=None if run.point.mixture == NO_MIXTURE else self.sweep.mixtures[run.point.mixture],
             tasks={f: vars(info) for f, info in run.tasks.items()},
             probe=self.sweep.probe,
             cache=str(self.root / "cache"),
@@ -94,6 +92,7 @@ class Plan:
                 "spec": run.spec.model_dump(mode="json"),
                 "probes": list(run.tasks),
                 "n_by_modality": dict(run.n_by_modality),
+                "n_unique_by_modality": dict(run.n_unique_by_modality),
             }
             for run in self.runs
         ]
@@ -191,6 +190,7 @@ def _kept_run(root: Path, values: dict[str, Any], tasks: tuple[TaskInfo, ...], s
         dir=RunDir(root / "runs" / values["run"]),
         tasks=dict(zip(values["probes"], tasks, strict=True)),
         n_by_modality=values["n_by_modality"],
+        n_unique_by_modality=values.get("n_unique_by_modality", values["n_by_modality"]),  # older: none was repeated
         holdout=held_out(sweep, run_spec.point),
     )
 
@@ -233,20 +233,22 @@ def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | N
     their images, and an empty grid."""
     points, excluded = expand(sweep, document)
     tasks = _tasks(sweep, document, source)
-    pool = source.pool()
-    problems = [*_unfollowed(sweep, document, tasks), *_unknown_modalities(sweep, document, pool)]
+    problems = [*_unfollowed(sweep, document, tasks), *misnamed(sweep, document, source.pool())]
     if problems:
         raise SpecError(problems)
-    selected = _select_all(sweep, document, pool, points)
-    labels = _labels(document, source, points, selected)
+    sets = chosen_sets(sweep, document, source, points)
     root, settings = Path(sweep.root).resolve(), _probe_settings(sweep)
     runs = []
     for point in points:
-        cell = (point.mixture, point.n_images)
-        chosen = selected.get(cell)
-        identity = chosen.identity if chosen else ""
-        mine = labels[cell] if _learns_from_labels(point) else None
-        run_spec = run_at(sweep, point, identity, (tuned or {}).get((point.algorithm, point.model)), mine)
+        chosen = sets.get((point.mixture, point.n_images), NO_SET)
+        run_spec = run_at(
+            sweep,
+            point,
+            chosen.identity,
+            (tuned or {}).get((point.algorithm, point.model)),
+            chosen.labels if learns_from_labels(point) else None,
+            n_unique=chosen.n_unique,
+        )
         run = run_spec.fingerprint
         runs.append(
             PlannedRun(
@@ -255,7 +257,8 @@ def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | N
                 cost=cost_of(run_spec),
                 dir=RunDir(root / "runs" / run),
                 tasks={_probe_print(run, info, settings): info for info in tasks},
-                n_by_modality=chosen.n_by_modality if chosen else {},
+                n_by_modality=chosen.n_by_modality,
+                n_unique_by_modality=chosen.n_unique_by_modality,
                 holdout=held_out(sweep, point),
             )
         )
@@ -323,57 +326,3 @@ def _unfollowed(sweep: Sweep, document: Document, tasks: Sequence[TaskInfo]) -> 
         for i, name in enumerate(wanted if isinstance(wanted, list) else [])
         if name not in probed
     ]
-
-
-def _unknown_modalities(sweep: Sweep, document: Document, pool: Pool) -> list[Problem]:
-    return [
-        document.problem(("mixtures", name, modality), unknown("modality", modality, pool.modalities))
-        for name, weights in sweep.mixtures.items()
-        if not isinstance(weights, str)
-        for modality in weights
-        if modality not in pool.modalities
-    ]
-
-
-Cell = tuple[str, int]
-"""Mixture and n_images."""
-
-
-def _select_all(sweep: Sweep, document: Document, pool: Pool, points: list[Point]) -> dict[Cell, Selection]:
-    selected, problems = {}, []
-    orders: dict[str, Nested] = {}
-    for mixture, n_images in sorted({(p.mixture, p.n_images) for p in points if p.n_images}):
-        if mixture not in orders:
-            orders = {mixture: Nested(pool, sweep.mixtures[mixture])}  # one at a time: a pool may have many millions
-        try:
-            selected[mixture, n_images] = orders[mixture].first(n_images)
-        except TooFewImages as error:
-            at = ("mixtures", mixture) if "mixtures" in document.raw else ("grid", "n_images")
-            problems.append(document.problem(at, f"n_images {n_images:,}: {error}"))
-    if problems:
-        raise SpecError(problems)
-    return selected
-
-
-def _learns_from_labels(point: Point) -> bool:
-    return "labels" in ALGORITHMS[point.algorithm].options.model_fields
-
-
-def _labels(
-    document: Document, source: Source, points: list[Point], selected: Mapping[Cell, Selection]
-) -> dict[Cell, LabelSet]:
-    """Of the images of each cell where an algorithm learns from labels. Raises SpecError where none has any."""
-    found, problems = {}, []
-    for point in points:
-        cell = (point.mixture, point.n_images)
-        if cell in found or not _learns_from_labels(point):
-            continue
-        if labels := label_set(source.labels(selected[cell].indices)):
-            found[cell] = labels
-        else:
-            what = f"{point}: '{point.algorithm}' needs labels and none of these images has one; pretrain on the train"
-            way_out = "split of a pack that has a `task:`, or leave the algorithm out by `exclude:`"
-            problems.append(document.problem(("grid", "algorithm"), f"{what} {way_out}"))
-    if problems:
-        raise SpecError(problems)
-    return found

@@ -6,14 +6,15 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from scaling.config import DataOptions, Weights
+from scaling.config import DataOptions
 from scaling.cost import Measured, RunCost
 from scaling.data.source import TaskInfo
 from scaling.execution import Compile, OnlineProbe
 from scaling.grid import Point, RunSpec
+from scaling.mixtures import Mixed
 from scaling.options import Options
 from scaling.probing import Probe
 from scaling.records import UNSOUND, RunRecord
@@ -25,7 +26,7 @@ class Job(Options):
 
     spec: RunSpec
     data: DataOptions
-    weights: Weights | None
+    mixture: Mixed | None
     """None for baselines."""
     tasks: dict[str, dict[str, Any]]
     """Fingerprint of the probe -> `TaskInfo` of the task to probe."""
@@ -81,6 +82,8 @@ class PlannedRun:
     tasks: Mapping[str, TaskInfo]
     """Fingerprint of the probe -> task."""
     n_by_modality: Mapping[str, int]
+    """Of the pretraining set, repeats counted."""
+    n_unique_by_modality: Mapping[str, int] = field(default_factory=dict)
     holdout: bool = False
     """Whether it is left out of every fit."""
 

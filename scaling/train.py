@@ -25,6 +25,7 @@ from scaling.attempt import Attempt
 from scaling.catalog import ALGORITHMS
 from scaling.cost import shape_of
 from scaling.data.feed import feed_of
+from scaling.data.order import batches, step_seed
 from scaling.data.source import Images
 from scaling.environment import Meter
 from scaling.errors import RunFailed
@@ -80,27 +81,6 @@ def build(spec: RunSpec, device: torch.device, kernels: Kernels, *, recomputed: 
     if recomputed:
         recompute_blocks(module)
     return module.to(device)
-
-
-def step_seed(seed: int, step: int) -> int:
-    """One 63-bit seed per (run seed, step): SplitMix64's finaliser, so that neighbours share nothing."""
-    z = (seed * 0x9E3779B97F4A7C15 + step + 1) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return (z ^ (z >> 31)) >> 1
-
-
-def batches(n_images: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
-    """Indices (batch_size,) per step from step `start` on: epoch after epoch, each in an order of its own."""
-    epoch, order = -1, torch.empty(0, dtype=torch.int64)
-    for step in range(start, 2**62):
-        wanted = torch.arange(step * batch_size, (step + 1) * batch_size)
-        parts = []
-        for needed in range(int(wanted[0]) // n_images, int(wanted[-1]) // n_images + 1):
-            if needed != epoch:
-                generator = torch.Generator().manual_seed(step_seed(seed, -1 - needed))
-                epoch, order = needed, torch.randperm(n_images, generator=generator)
-            parts.append(order[wanted[wanted // n_images == needed] % n_images])
-        yield torch.cat(parts)
 
 
 class Training:
@@ -272,6 +252,7 @@ def pretrain(
     kernels: Kernels | None = None,
     n_micro: int = 1,
     labels: NDArray[np.int64] | None = None,
+    copies: NDArray[np.uint32] | None = None,
     n_gpus: float = 0.0,
     recomputed: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
@@ -279,6 +260,7 @@ def pretrain(
 ) -> Trained:
     """Trains from the last checkpoint, or from the start, to the end of the budget, a non-finite loss or a collapse.
 
+    `copies` (n,): how often each of `images` stands in the set; None is once each.
     `n_gpus`: what all ranks hold together, a share where runs share one. `on_step` hears of every logged step; `follow`
     is asked by the first rank at some of them. Raises Stopped, with its checkpoint saved, when asked to stop;
     LeaseLost, having written nothing more, when the run is another attempt's.
@@ -300,7 +282,8 @@ def pretrain(
         training.restore(state)
     attempt.keep_metrics_until(training.n_done)
     watch.recall(attempt.run_dir.metrics(), training.n_done)
-    status, reason = _train(training, attempt, path, len(images), checkpoint_minutes * 60, on_step, watch, follow)
+    order = batches(len(images), spec.batch_size, spec.seed, training.n_done, copies)
+    status, reason = _train(training, attempt, path, order, checkpoint_minutes * 60, on_step, watch, follow)
     return Trained(
         module=module,
         status=status,
@@ -317,7 +300,7 @@ def _train(
     training: Training,
     attempt: Attempt,
     path: Path,
-    n_images: int,
+    order: Iterator[Tensor],
     save_every: float,
     on_step: Callable[[int], None],
     watch: Watch,
@@ -327,7 +310,7 @@ def _train(
     spec, meter = training.spec, Meter(training.device)
     every, reason = max(1, spec.n_steps // LOGGED_STEPS), ""
     status: Status = "done"
-    order = training.feed.ahead(batches(n_images, spec.batch_size, spec.seed, training.n_done))
+    order = training.feed.ahead(order)
     before, started = training.seconds, time.monotonic()
     saved_at = started
     while training.n_done < spec.n_steps:

@@ -22,6 +22,7 @@ from scaling.data.source import Source
 from scaling.document import Document
 from scaling.errors import SpecError
 from scaling.grid import Point, fingerprint
+from scaling.mixtures import written
 from scaling.options import Options, Recipe
 from scaling.plan import Plan, make_plan, plan_path, probe_fingerprint
 from scaling.planned import PlannedRun
@@ -128,7 +129,7 @@ def key_of(sweep: Sweep, group: Group) -> str:
         "schema": SCHEMA,
         "run": run_at(sweep, point, "").identity(),
         "data": sweep.data.model_dump(mode="json", exclude={"root"}),
-        "weights": sweep.mixtures[point.mixture],
+        "weights": written(sweep.mixtures[point.mixture]),
         "tune": sweep.tune.model_dump(mode="json", exclude={"at", "rule"}),
     }
     if sweep.tune.criterion == "probe":

@@ -12,15 +12,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
@@ -29,26 +27,22 @@ from scaling.algorithms.algorithm import Algorithm
 from scaling.attempt import Attempt
 from scaling.calibrate import kernels_for, measure
 from scaling.cost import cost_of
-from scaling.data.cache import cached, cached_images, cached_task
-from scaling.data.labels import label_rows, label_set
-from scaling.data.mixture import select
-from scaling.data.source import Images, Source, Task, TaskInfo
+from scaling.data.source import Images, TaskInfo
 from scaling.data.views import normalise
 from scaling.environment import environment, provenance
 from scaling.errors import RunFailed
 from scaling.failures import EXIT_DONE, EXIT_FAILED, EXIT_FENCED, EXIT_IO, EXIT_STOPPED, Stopped, classify_exception
 from scaling.health import affordable
 from scaling.kernels import Kernels, by_rule
-from scaling.options import LabelSet
 from scaling.parallel import Member, PeerLost
 from scaling.pictures import picture
-from scaling.plan import source_of
 from scaling.planned import Job
 from scaling.probes.evaluate import probe_task
 from scaling.probes.features import Part, parts_of, task_features
 from scaling.probes.kept import Kept, digest_of
 from scaling.probes.online import SHARE, Online, portion
 from scaling.process import die_with_parent
+from scaling.reading import Data
 from scaling.records import RunRecord
 from scaling.rundir import FEATURES, LeaseLost
 from scaling.settings import peak_lr, recipe
@@ -57,64 +51,7 @@ from scaling.train import Trained, autocast, build, pretrain
 PICTURE = "picture.png"
 FEATURE_BATCH = {"cuda": 512, "cpu": 64}
 """Images per forward pass when features are cached; on a CPU the activations of 64 stay in its cache, 1.4x as fast."""
-CHUNK = 8192
-"""Images read from a source between two signs of life."""
 OnStep = Callable[[int], None]
-
-
-class Data:
-    """What a run reads, from the shared cache if another run was there before; else from the source."""
-
-    def __init__(self, job: Job, go_on: Callable[[], None]) -> None:
-        self.job = job
-        self.cache = Path(job.cache)
-        self._go_on = go_on
-        self._source: Source | None = None
-
-    @property
-    def source(self) -> Source:
-        if self._source is None:
-            self._source = source_of(self.job.data)
-        return self._source
-
-    def images(self) -> Images:
-        """Pretraining images. Raises RunFailed when the source no longer holds what was planned."""
-        spec = self.job.spec
-        if not spec.data_identity:
-            return np.empty((0, spec.channels, spec.image_size, spec.image_size), np.uint8)
-        name = f"images-{spec.data_identity[:24]}-{spec.image_size}x{spec.channels}.npy"
-        shape = (spec.n_images, spec.channels, spec.image_size, spec.image_size)
-        return cached_images(self.cache / name, shape, self._draw)
-
-    def labels(self) -> NDArray[np.int64] | None:
-        """As `label_rows`; None for an algorithm that learns without. Raises RunFailed when they are not as planned."""
-        wanted: LabelSet | None = getattr(self.job.spec.options, "labels", None)
-        if wanted is None:
-            return None
-
-        def look_up() -> dict[str, NDArray]:
-            labels = self.source.labels(self._selected())
-            if label_set(labels) != wanted:
-                raise RunFailed("the images' labels changed since the plan was made; run the sweep again to plan anew")
-            return {"labels": label_rows(labels)}
-
-        return cached(self.cache / f"labels-{wanted.identity[:24]}.npz", look_up)["labels"]
-
-    def _selected(self) -> NDArray[np.int64]:
-        assert self.job.weights is not None
-        selection = select(self.source.pool(), self.job.weights, self.job.spec.n_images)
-        if selection.identity != self.job.spec.data_identity:
-            raise RunFailed("the source's images changed since the plan was made; run the sweep again to plan anew")
-        return selection.indices
-
-    def _draw(self) -> Iterator[Images]:
-        indices = self._selected()
-        for start in range(0, len(indices), CHUNK):
-            self._go_on()
-            yield self.source.read(indices[start : start + CHUNK])
-
-    def task(self, info: TaskInfo) -> Task:
-        return cached_task(self.cache, info, lambda: self.source)
 
 
 def execute(attempt: Attempt, member: Member, on_step: OnStep) -> None:
@@ -190,7 +127,7 @@ def _trained_encoder(
     with parallel.group(member, device):
         if not attempt.writes:
             parallel.barrier()  # the first one fills the cache
-        images, labels = data.images(), data.labels()
+        images, labels, copies = data.images(), data.labels(), data.copies()
         follow = _follow(data, device) if attempt.writes else None
         if attempt.writes:
             parallel.barrier()
@@ -205,6 +142,7 @@ def _trained_encoder(
             n_micro=job.n_micro,
             recomputed=job.recomputed,
             labels=labels,
+            copies=copies,
             n_gpus=member.size * job.gpu_share if device.type == "cuda" else 0.0,
             on_step=on_step,
             follow=follow,

@@ -1,25 +1,31 @@
-"""Which images a run pretrains on: nested subsets of a pool, mixed by modality weights. Pure functions of keys.
+"""Which images a run pretrains on: nested subsets of a pool, mixed by modality. Pure functions of keys.
 
-Every image gets a *turn*: (its rank among its modality, by keyed hash of its group, + 1/2) / weight of its modality.
+Every image gets a *turn*: (its rank among its modality, by keyed hash of its group, + 1/2) / share of its modality.
 A set of n is the n smallest turns. That is Sainte-Lague's method of apportionment, which is monotone in n - so a
 smaller set is contained in a larger one and modality shares are exact to rounding at every size, by construction.
+
+Images of a group are neighbours in rank, so that a set splits at most one group of each modality: the last, where the
+count would not be exact else. Ranks compare hashes of groups and of images alone, so that new images stand between
+old ones and move none past another. Where a mixture repeats, the ranks of a modality that has run out go on from its
+first image: every image once before one twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling.data.source import Pool
 from scaling.data.splitmix import GOLDEN, mix
+from scaling.mixtures import Mixed, Mixture, settled
 
-Weights = Literal["natural"] | Mapping[str, float]
-"""`natural`: the shares of the pool; else modality -> relative weight, others are left out."""
+DIGITS = 12
+"""Of a share at a temperature, so that the last bit of a machine's power function moves no image."""
 
 
 class TooFewImages(ValueError):
@@ -31,10 +37,18 @@ class Selection:
     """The images of one run's pretraining set."""
 
     indices: NDArray[np.int64]
-    """(n_images,) positions in the pool, in the order of keys, so that no file order shows through."""
+    """(n_unique,) positions in the pool, in the order of keys, so that no file order shows through."""
+    copies: NDArray[np.uint32]
+    """(n_unique,) how often each stands in the set."""
     identity: str
-    """SHA-256 of the sorted keys: equal exactly when the set of images is equal."""
+    """SHA-256 of the sorted keys, and of the copies where there are any: equal exactly when the set is equal."""
     n_by_modality: dict[str, int]
+    """Of the set, repeats counted: they sum to the n_images asked for."""
+    n_unique_by_modality: dict[str, int]
+
+    @property
+    def repeats(self) -> bool:
+        return self.n_by_modality != self.n_unique_by_modality
 
 
 def mixed_hash(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
@@ -43,65 +57,127 @@ def mixed_hash(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 
 class Nested:
-    """The images of one mixture in the order of their turns: every set of it is a beginning of that order.
+    """Every set of one mixture of a pool. Takes no sorting of the pool, which may have many millions of images."""
 
-    Sorting a pool takes seconds where it has millions of images, cutting a set off takes moments.
-    """
-
-    def __init__(self, pool: Pool, weights: Weights, *, seed: int = 0) -> None:
-        self.pool, self.share = pool, _shares(pool, weights)
-        turns = np.full(len(pool.keys), np.inf)
-        order = np.lexsort((mixed_hash(pool.keys, seed), mixed_hash(pool.groups, seed)))
-        for code, weight in self.share.items():
-            members = order[pool.modality[order] == code]
-            turns[members] = (np.arange(len(members)) + 0.5) / weight
-        self.order = np.lexsort((pool.keys, pool.modality, turns))
+    def __init__(self, pool: Pool, mixed: Mixed, *, seed: int = 0) -> None:
+        self.pool, self.seed = pool, seed
+        mixture = settled(mixed)
+        counts = np.bincount(pool.modality, minlength=len(pool.modalities)).tolist()
+        self.available = dict(enumerate(counts))
+        self.share = _shares(pool.modalities, counts, mixture)
+        self.most = math.inf if mixture.repeat is True else max(1, int(mixture.repeat))
+        """Times that an image may stand in a set."""
 
     def first(self, n_images: int) -> Selection:
         """The n images whose turn comes first. Raises TooFewImages, naming each modality that runs out."""
-        pool = self.pool
-        _enough(pool, self.share, n_images)
-        chosen = self.order[:n_images]
-        chosen = chosen[np.argsort(pool.keys[chosen], kind="stable")]
-        counts = np.bincount(pool.modality[chosen], minlength=len(pool.modalities))
+        wanted = _apportion(self.share, n_images)
+        self._enough(wanted, n_images)
+        parts = [self._of(code, n) for code, n in wanted.items() if n]
+        chosen = np.concatenate([positions for positions, _ in parts])
+        copies = np.concatenate([each for _, each in parts])
+        repeats = any(n > self.available[code] for code, n in wanted.items())
+        keys = self.pool.keys[chosen]
+        order = _sorted(keys)
+        keys = keys[order]
+        copies = copies[order] if repeats else np.broadcast_to(np.uint32(1), len(order))
+        names = self.pool.modalities
         return Selection(
-            indices=chosen.astype(np.int64),
-            identity=hashlib.sha256(pool.keys[chosen].astype("<u8").tobytes()).hexdigest(),
-            n_by_modality={name: int(counts[i]) for i, name in enumerate(pool.modalities) if counts[i]},
+            indices=chosen[order],
+            copies=copies,
+            identity=_identity(keys, copies if repeats else None),
+            n_by_modality={names[code]: n for code, n in sorted(wanted.items()) if n},
+            n_unique_by_modality={names[c]: min(n, self.available[c]) for c, n in sorted(wanted.items()) if n},
         )
 
+    def _of(self, code: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """Positions of a modality's images among n of it, and how often each is."""
+        members = np.flatnonzero(self.pool.modality == code)
+        whole, rest = divmod(n, len(members))
+        copies = np.full(len(members), whole, np.uint32)
+        if rest:
+            copies[_lowest(self.pool, members, rest, self.seed)] += np.uint32(1)
+        taken = copies > 0
+        return (members, copies) if whole else (members[taken], copies[taken])
 
-def select(pool: Pool, weights: Weights, n_images: int, *, seed: int = 0) -> Selection:
+    def _enough(self, wanted: Mapping[int, int], n_images: int) -> None:
+        short = [
+            f"{self.pool.modalities[code]} has {_images(self.available[code], self.most)} of the {n:,} images wanted"
+            for code, n in wanted.items()
+            if n > self.available[code] * self.most
+        ]
+        if short:
+            raise TooFewImages(f"{'; '.join(short)}; this mixture is possible up to {self._largest(n_images):,} images")
+
+    def _largest(self, above: int) -> int:
+        """The largest set there is, below one that is too large."""
+        low = 0
+        while above - low > 1:
+            middle = (low + above) // 2
+            wanted = _apportion(self.share, middle)
+            if any(n > self.available[code] * self.most for code, n in wanted.items()):
+                above = middle
+            else:
+                low = middle
+        return low
+
+
+def select(pool: Pool, mixed: Mixed, n_images: int, *, seed: int = 0) -> Selection:
     """One set of a mixture. Raises TooFewImages."""
-    return Nested(pool, weights, seed=seed).first(n_images)
+    return Nested(pool, mixed, seed=seed).first(n_images)
 
 
-def _shares(pool: Pool, weights: Weights) -> dict[int, float]:
-    """Share of the set per modality code; sums to 1."""
-    if isinstance(weights, str):  # natural
-        counts = np.bincount(pool.modality, minlength=len(pool.modalities))
-        return {code: n / len(pool.keys) for code, n in enumerate(counts.tolist()) if n}
-    total = sum(weights.values())
-    return {pool.modalities.index(name): weight / total for name, weight in weights.items()}
+def _images(available: int, most: float) -> str:
+    return f"{available:,}" if most == 1 else f"{available:,} images, {most:,} times each {available * most:,},"
 
 
-def _enough(pool: Pool, share: Mapping[int, float], n_images: int) -> None:
-    available = np.bincount(pool.modality, minlength=len(pool.modalities))
-    wanted = _apportion(share, n_images)
-    short = [
-        f"{pool.modalities[code]} has {available[code]:,} of the {n:,} images wanted"
-        for code, n in wanted.items()
-        if n > available[code]
-    ]
-    if short:
-        largest = min(int(available[code] / weight) for code, weight in share.items())
-        raise TooFewImages(f"{'; '.join(short)}; this mixture is possible up to {largest:,} images")
+def _shares(names: tuple[str, ...], counts: list[int], mixture: Mixture) -> dict[int, float]:
+    """Share of the set per modality code; sums to 1. Of modalities that have images, or a weight."""
+    if mixture.by_size:
+        at_temperature = mixture.temperature not in (None, 1.0)
+        weight = mixture.weights if mixture.weights is not None else dict.fromkeys(names, 1)
+        sizes = {i: min(counts[i], mixture.cap(name) or counts[i]) for i, name in enumerate(names)}
+        powers = {i: n ** (1 / mixture.temperature) if at_temperature else n for i, n in sizes.items()}  # type: ignore[operator]
+        raw = {i: weight[name] * powers[i] for i, name in enumerate(names) if name in weight and sizes[i]}
+    else:
+        assert mixture.weights is not None
+        at_temperature, raw = False, {names.index(name): w for name, w in mixture.weights.items()}
+    total = sum(raw.values())
+    return {code: float(f"{x / total:.{DIGITS}g}") if at_temperature else x / total for code, x in raw.items()}
 
 
 def _apportion(share: Mapping[int, float], n: int) -> dict[int, int]:
-    """Images per modality when none runs out, by the same turns: seats start at the floor, the rest go one by one."""
-    seats = {code: max(0, int(weight * n) - 1) for code, weight in share.items()}
-    while sum(seats.values()) < n:
+    """Images per modality when none runs out, by their turns: the first ones are certain, the rest go one by one.
+
+    Seats are shares of some number rounded, and that number is at most half a seat per modality off n: so no modality
+    has fewer than it starts with.
+    """
+    seats = {code: max(0, int(weight * (n - len(share) / 2) - 1)) for code, weight in share.items()}
+    for _ in range(n - sum(seats.values())):
         code = min(share, key=lambda c: ((seats[c] + 0.5) / share[c], c))
         seats[code] += 1
     return seats
+
+
+def _lowest(pool: Pool, members: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+    """Which n of `members` have the lowest rank: by their group's hash, then by their own. Only the group at the edge
+    is sorted, which makes it a matter of seconds for tens of millions."""
+    hashes = mixed_hash(pool.groups[members], seed)
+    edge = np.partition(hashes, n - 1)[n - 1]
+    inside, at_edge = np.flatnonzero(hashes < edge), np.flatnonzero(hashes == edge)
+    ranked = at_edge[np.argsort(mixed_hash(pool.keys[members[at_edge]], seed), kind="stable")]
+    return np.concatenate([inside, ranked[: n - len(inside)]])
+
+
+def _sorted(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Order of keys, equal ones as they come. The quick sort is several times faster, and the same where none are."""
+    order = np.argsort(keys)
+    in_order = keys[order]
+    return order if not (in_order[1:] == in_order[:-1]).any() else np.argsort(keys, kind="stable")
+
+
+def _identity(keys: NDArray[np.uint64], copies: NDArray[np.uint32] | None) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(keys, "<u8").data)
+    if copies is not None:
+        digest.update(b"copies")
+        digest.update(np.ascontiguousarray(copies, "<u4").data)
+    return digest.hexdigest()

@@ -27,6 +27,7 @@ from scaling.catalog import ALGORITHMS, MODELS, PROBES
 from scaling.config import load
 from scaling.cost import shape_of
 from scaling.data.mixture import select
+from scaling.data.order import batches
 from scaling.data.source import Images, Split, Task
 from scaling.data.views import normalise
 from scaling.grid import RunSpec
@@ -38,7 +39,7 @@ from scaling.plan import open_source
 from scaling.probes.evaluate import probe_task
 from scaling.probes.features import parts_of, subset, task_features
 from scaling.rundir import RunDir
-from scaling.train import LOGGED_STEPS, batches, build, pretrain
+from scaling.train import LOGGED_STEPS, build, pretrain
 from tests.benchmarks.learning_tables import BASELINES, Implementation, Result, Table, draw, tables, write_csv
 from tests.benchmarks.lightly_models import Backbone, LightlyDino, LightlyMae, masked_vit
 

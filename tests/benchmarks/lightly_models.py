@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from scaling.algorithms.closed_forms import decoder_size
 from scaling.algorithms.dinov2 import DINOv2
+from scaling.data.order import step_seed
 from scaling.data.source import Images
 from scaling.data.views import MEAN, STD, normalise
 from scaling.models.shape import Shape
 from scaling.options import DinoV2Options, MaeOptions
 from scaling.parallel import Draws
-from scaling.train import step_seed
 
 NORMALISED = {"mean": [MEAN] * 3, "std": [STD] * 3}
 

@@ -61,7 +61,7 @@ def job_of(spec: RunSpec, tmp_path: Path, n_micro: int = 1, *, recomputed: bool 
     return Job(
         spec=spec,
         data=PhantomsOptions(source="phantoms"),
-        weights="natural",
+        mixture="natural",
         tasks={},
         probe=Probe(linear=LinearOptions(), knn=KnnOptions()),
         cache=str(tmp_path / "cache"),

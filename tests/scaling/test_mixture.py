@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scaling.data.mixture import TooFewImages, Weights, mixed_hash, select
+from scaling.data.mixture import TooFewImages, mixed_hash, select
 from scaling.data.source import Pool
+from scaling.mixtures import Mixed
 
 NAMES = ("ct", "mr", "xray")
 SIZES = (600, 300, 100)
@@ -39,11 +40,11 @@ def sainte_lague(weights: dict[str, float], n: int) -> dict[str, int]:
     return {name: count for name, count in seats.items() if count}
 
 
-MIXTURES: list[Weights] = ["natural", {"ct": 1}, {"ct": 1.0, "mr": 1.3}, {"xray": 0.5, "ct": 3.1, "mr": 1.7}]
+MIXTURES: list[Mixed] = ["natural", {"ct": 1}, {"ct": 1.0, "mr": 1.3}, {"xray": 0.5, "ct": 3.1, "mr": 1.7}]
 
 
 @pytest.mark.parametrize("weights", MIXTURES)
-def test_a_smaller_set_is_contained_in_a_larger_one(weights: Weights) -> None:
+def test_a_smaller_set_is_contained_in_a_larger_one(weights: Mixed) -> None:
     pool = pool_of()
     sets = [set(select(pool, weights, n).indices.tolist()) for n in (1, 2, 3, 7, 50, 51, 200, 400)]
     assert all(small < large for small, large in itertools.pairwise(sets))
@@ -51,14 +52,14 @@ def test_a_smaller_set_is_contained_in_a_larger_one(weights: Weights) -> None:
 
 @pytest.mark.parametrize("weights", MIXTURES)
 @pytest.mark.parametrize("n", [1, 7, 64, 200])
-def test_a_set_has_as_many_images_as_asked_and_none_twice(weights: Weights, n: int) -> None:
+def test_a_set_has_as_many_images_as_asked_and_none_twice(weights: Mixed, n: int) -> None:
     selection = select(pool_of(), weights, n)
     assert len(set(selection.indices.tolist())) == n == sum(selection.n_by_modality.values())
 
 
 @pytest.mark.parametrize("weights", MIXTURES[1:])
 @pytest.mark.parametrize("n", [1, 2, 5, 64, 199])
-def test_modalities_have_their_shares_by_sainte_lagues_method(weights: Weights, n: int) -> None:
+def test_modalities_have_their_shares_by_sainte_lagues_method(weights: Mixed, n: int) -> None:
     assert not isinstance(weights, str)
     assert select(pool_of(), weights, n).n_by_modality == sainte_lague(dict(weights), n)
 
@@ -88,7 +89,7 @@ def test_only_the_ratio_of_weights_counts() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("weights", MIXTURES)
-def test_the_order_of_the_pool_does_not_matter(weights: Weights, seed: int) -> None:
+def test_the_order_of_the_pool_does_not_matter(weights: Mixed, seed: int) -> None:
     pool = pool_of()
     other = reordered(pool, np.random.default_rng(seed).permutation(len(pool.keys)))
     one, two = select(pool, weights, 150), select(other, weights, 150)
@@ -129,7 +130,7 @@ def test_patients_are_taken_whole_one_after_the_other() -> None:
 
 def test_a_modality_that_runs_out_is_named_with_its_count_and_what_is_possible() -> None:
     with pytest.raises(
-        TooFewImages, match=r"^xray has 100 of the 200 images wanted; this mixture is possible up to 200 images$"
+        TooFewImages, match=r"^xray has 100 of the 200 images wanted; this mixture is possible up to 201 images$"
     ):
         select(pool_of(), {"ct": 1, "xray": 1}, 400)
 

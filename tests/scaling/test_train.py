@@ -21,13 +21,14 @@ from scaling import train as training_loop
 from scaling.attempt import Attempt
 from scaling.catalog import ALGORITHMS
 from scaling.data.feed import feed_of
+from scaling.data.order import batches, step_seed
 from scaling.data.source import Images
 from scaling.grid import RunSpec
 from scaling.kernels import Kernels
 from scaling.options import LearningRate
 from scaling.records import BASELINES
 from scaling.rundir import LeaseLost, RunDir
-from scaling.train import Trained, batches, build, pretrain, step_seed
+from scaling.train import Trained, build, pretrain
 from tests.scaling.tiny import N_STEPS, tiny_spec
 
 CPU = torch.device("cpu")
