@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,52 +56,33 @@ def mixed_hash(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return mix(values + np.array([seed + 1], np.uint64) * GOLDEN)
 
 
-class Nested:
-    """Every set of one mixture of a pool. Takes no sorting of the pool, which may have many millions of images."""
+class Shares:
+    """How many images of each modality a set of a mixture has, by the numbers there are alone."""
 
-    def __init__(self, pool: Pool, mixed: Mixed, *, seed: int = 0) -> None:
-        self.pool, self.seed = pool, seed
+    def __init__(self, modalities: Sequence[str], counts: Sequence[int], mixed: Mixed) -> None:
         mixture = settled(mixed)
-        counts = np.bincount(pool.modality, minlength=len(pool.modalities)).tolist()
+        self.modalities = tuple(modalities)
         self.available = dict(enumerate(counts))
-        self.share = _shares(pool.modalities, counts, mixture)
+        self.share = _shares(self.modalities, list(counts), mixture)
         self.most = math.inf if mixture.repeat is True else max(1, int(mixture.repeat))
         """Times that an image may stand in a set."""
 
-    def first(self, n_images: int) -> Selection:
-        """The n images whose turn comes first. Raises TooFewImages, naming each modality that runs out."""
+    def wanted(self, n_images: int) -> dict[int, int]:
+        """By modality's number, repeats counted. Raises TooFewImages, naming each modality that runs out."""
         wanted = _apportion(self.share, n_images)
         self._enough(wanted, n_images)
-        parts = [self._of(code, n) for code, n in wanted.items() if n]
-        chosen = np.concatenate([positions for positions, _ in parts])
-        copies = np.concatenate([each for _, each in parts])
-        repeats = any(n > self.available[code] for code, n in wanted.items())
-        keys = self.pool.keys[chosen]
-        order = _sorted(keys)
-        keys = keys[order]
-        copies = copies[order] if repeats else np.broadcast_to(np.uint32(1), len(order))
-        names = self.pool.modalities
-        return Selection(
-            indices=chosen[order],
-            copies=copies,
-            identity=_identity(keys, copies if repeats else None),
-            n_by_modality={names[code]: n for code, n in sorted(wanted.items()) if n},
-            n_unique_by_modality={names[c]: min(n, self.available[c]) for c, n in sorted(wanted.items()) if n},
-        )
+        return wanted
 
-    def _of(self, code: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        """Positions of a modality's images among n of it, and how often each is."""
-        members = np.flatnonzero(self.pool.modality == code)
-        whole, rest = divmod(n, len(members))
-        copies = np.full(len(members), whole, np.uint32)
-        if rest:
-            copies[_lowest(self.pool, members, rest, self.seed)] += np.uint32(1)
-        taken = copies > 0
-        return (members, copies) if whole else (members[taken], copies[taken])
+    def named(self, wanted: Mapping[int, int]) -> dict[str, int]:
+        return {self.modalities[code]: n for code, n in sorted(wanted.items()) if n}
+
+    def unique(self, wanted: Mapping[int, int]) -> dict[str, int]:
+        """By modality, repeats not counted."""
+        return {self.modalities[code]: min(n, self.available[code]) for code, n in sorted(wanted.items()) if n}
 
     def _enough(self, wanted: Mapping[int, int], n_images: int) -> None:
         short = [
-            f"{self.pool.modalities[code]} has {_images(self.available[code], self.most)} of the {n:,} images wanted"
+            f"{self.modalities[code]} has {_images(self.available[code], self.most)} of the {n:,} images wanted"
             for code, n in wanted.items()
             if n > self.available[code] * self.most
         ]
@@ -119,6 +100,44 @@ class Nested:
             else:
                 low = middle
         return low
+
+
+class Nested:
+    """Every set of one mixture of a pool. Takes no sorting of the pool, which may have many millions of images."""
+
+    def __init__(self, pool: Pool, mixed: Mixed, *, seed: int = 0) -> None:
+        self.pool, self.seed = pool, seed
+        counts = np.bincount(pool.modality, minlength=len(pool.modalities)).tolist()
+        self.shares = Shares(pool.modalities, counts, mixed)
+
+    def first(self, n_images: int) -> Selection:
+        """The n images whose turn comes first. Raises TooFewImages, naming each modality that runs out."""
+        wanted = self.shares.wanted(n_images)
+        parts = [self._of(code, n) for code, n in wanted.items() if n]
+        chosen = np.concatenate([positions for positions, _ in parts])
+        copies = np.concatenate([each for _, each in parts])
+        repeats = any(n > self.shares.available[code] for code, n in wanted.items())
+        keys = self.pool.keys[chosen]
+        order = _sorted(keys)
+        keys = keys[order]
+        copies = copies[order] if repeats else np.broadcast_to(np.uint32(1), len(order))
+        return Selection(
+            indices=chosen[order],
+            copies=copies,
+            identity=_identity(keys, copies if repeats else None),
+            n_by_modality=self.shares.named(wanted),
+            n_unique_by_modality=self.shares.unique(wanted),
+        )
+
+    def _of(self, code: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """Positions of a modality's images among n of it, and how often each is."""
+        members = np.flatnonzero(self.pool.modality == code)
+        whole, rest = divmod(n, len(members))
+        copies = np.full(len(members), whole, np.uint32)
+        if rest:
+            copies[_lowest(self.pool, members, rest, self.seed)] += np.uint32(1)
+        taken = copies > 0
+        return (members, copies) if whole else (members[taken], copies[taken])
 
 
 def select(pool: Pool, mixed: Mixed, n_images: int, *, seed: int = 0) -> Selection:
