@@ -53,8 +53,8 @@ class MedicalReaderOptions(ReaderOptions):
     """What both take."""
 
     key_file: str | None = None
-    """File whose bytes key the hashes that stand for patients in the manifest. Without one the key is public: whoever
-    has the store and a guess of an id can check the guess."""
+    """File whose bytes key the hashes that stand for patients in the manifest; an absolute path, or below the import's
+    folder. Without one the key is public: whoever has the store and a guess of an id can check the guess."""
     labels: LabelTable | None = None
 
 
@@ -63,7 +63,7 @@ class DicomOptions(MedicalReaderOptions):
     the table in `importing/dicom_objects.py`. `group`: patient (default), study, series, file, or a regular expression
     with one group on the path. A file without that id falls back on the next of patient, study, series, file."""
 
-    reader: Literal["dicom"] = "dicom"
+    reader: Literal["dicom"]
     voi: Literal["auto", "file", "rule"] = "auto"
     """Which window maps values to 8 bits, where `window` gives none. file: the first window or VOI LUT of the file,
     else the modality's rule; rule: always the modality's; auto: rule for CT, whose units are absolute, so that scans
@@ -80,7 +80,7 @@ class NiftiOptions(MedicalReaderOptions):
     what BIDS names say. `group`: folder, file, or a regular expression with one group on the path; null takes BIDS's
     `sub-XX`, else the file."""
 
-    reader: Literal["nifti"] = "nifti"
+    reader: Literal["nifti"]
     files: str = "*"
     """Shell pattern that a path must fit, such as `*_T1w.nii.gz`. Masks are set aside by their names anyhow."""
     plane: Plane = "axial"

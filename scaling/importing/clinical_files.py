@@ -5,6 +5,7 @@ Row of data/. Links are followed only to files inside the folder; folders behind
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -28,6 +29,13 @@ def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     waiting.append((f"{prefix}{entry.name}/", entry.path))
                 elif entry.is_file() and (not entry.is_symlink() or inside(entry.path, real)):
                     yield prefix + entry.name, entry
+
+
+def needs(package: str) -> None:
+    """Raises SpecError where a package of the readers is not installed."""
+    if importlib.util.find_spec(package) is None:
+        what = f"{package} is not installed; pip install 'scaling-laws-orchestrator[readers]'"
+        raise SpecError([Problem(where="reader", what=what)])
 
 
 def stamp_of(file: os.DirEntry[str] | Path) -> tuple[int, str]:

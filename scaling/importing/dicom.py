@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from scaling.errors import Problem, SpecError
-from scaling.importing.clinical_files import files_below, matched, pattern_of, root_of, stamp_of
+from scaling.importing.clinical_files import files_below, matched, needs, pattern_of, root_of, stamp_of
 from scaling.importing.dicom_frames import header_of, n_frames, stored_frames
-from scaling.importing.dicom_objects import LEVELS, Header, group_of, modality_of, refuse_non_images
+from scaling.importing.dicom_objects import ID_OF, LEVELS, Header, group_of, modality_of, refuse_non_images, text
 from scaling.importing.dicom_pixels import shown
+from scaling.importing.label_table import check_paths, read_labels
 from scaling.importing.pseudonym import key_of, pseudonym
 from scaling.importing.reader import About, Frame, Item, LabelSetting, Unreadable
 from scaling.medical_reader_options import DicomOptions
@@ -47,22 +48,25 @@ class Dicom:
 
     def __init__(self, options: DicomOptions) -> None:
         """Raises SpecError."""
+        needs("pydicom")
         self.options = options
         self.root = root_of(options.path)
         level = options.group or "patient"
         self._level = level if level in LEVELS else "file"
         self._pattern = None if level in LEVELS else pattern_of(level)
-        self._key = key_of(options.key_file)
+        self._key = key_of(options.key_file, self.root)
+        self._labelled = read_labels(options.labels, self.root)
 
     def items(self) -> Iterator[Item]:
         found = sorted(self._listed(), key=lambda item: item.id)
         if not found:
             what = f"no DICOM file in '{self.options.path}': none ends in {', '.join(ENDINGS)} or begins as one"
             raise SpecError([Problem(where="path", what=what)])
+        check_paths(self._labelled, (item.id for item in found))
         yield from found
 
     def tasks(self) -> Mapping[str, LabelSetting]:
-        return {}
+        return self._labelled.settings
 
     def frames(self, item: Item) -> Iterator[Frame | Unreadable]:
         options = self.options
@@ -70,6 +74,8 @@ class Dicom:
         refuse_non_images(header, options.include)
         modality = modality_of(header, options.modality)
         about = About(modality=modality, group=self._group(header, item.id))
+        of = self._labelled.of
+        about = self._labelled.of_image(about, text(header, ID_OF[of]) if of in ID_OF else item.id)
         n = n_frames(header)
         for index, stored in stored_frames(item.path, header, range(0, n, options.stride)):
             if isinstance(stored, Unreadable):

@@ -63,7 +63,14 @@ DIRECTORY = "1.2.840.10008.1.3.10"
 NOBODY = frozenset({"", "0", "anon", "anonymous", "anonymized", "anonymised", "n/a", "na", "none", "null", "unknown"})
 """Patient ids that de-identification leaves to everybody, lower case: taken for no id, lest all patients be one."""
 LEVELS = ("patient", "study", "series", "file")
-ID_OF = MappingProxyType({"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"})
+ID_OF = MappingProxyType(
+    {
+        "patient": "PatientID",
+        "study": "StudyInstanceUID",
+        "series": "SeriesInstanceUID",
+        "instance": "SOPInstanceUID",
+    }
+)
 
 
 def text(header: Header, keyword: str) -> str:

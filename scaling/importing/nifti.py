@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import Problem, SpecError
-from scaling.importing.clinical_files import files_below, inside, matched, pattern_of, root_of, stamp_of
+from scaling.importing.clinical_files import files_below, inside, matched, needs, pattern_of, root_of, stamp_of
 from scaling.importing.intensity import Window, percentile_window, square_pixels
+from scaling.importing.label_table import check_paths, read_labels
 from scaling.importing.nifti_volume import View, Volumes, scaled, view_of, volumes_of, voxels_of
 from scaling.importing.pseudonym import key_of, pseudonym
 from scaling.importing.reader import About, Frame, Item, LabelSetting, Unreadable
@@ -39,10 +40,15 @@ class Nifti:
 
     def __init__(self, options: NiftiOptions) -> None:
         """Raises SpecError."""
+        needs("nibabel")
         self.options = options
         self.root = root_of(options.path)
         self._pattern = None if options.group in (None, "file", "folder") else pattern_of(str(options.group))
-        self._key = key_of(options.key_file)
+        self._key = key_of(options.key_file, self.root)
+        if options.labels is not None and options.labels.of not in ("path", "patient"):
+            what = f"'{options.labels.of}' is of DICOM alone; allowed: path, patient (sub-XX, or what `group` finds)"
+            raise SpecError([Problem(where="labels.of", what=what)])
+        self._labelled = read_labels(options.labels, self.root)
 
     def items(self) -> Iterator[Item]:
         found = sorted(self._listed(), key=lambda item: item.id)
@@ -52,15 +58,18 @@ class Nifti:
         if self.options.modality is None and not any(_bids_modality(item.id) for item in found):
             what = "NIfTI files do not say their modality, and no name is of BIDS: state it, such as `modality: mr`"
             raise SpecError([Problem(where="modality", what=what)])
+        check_paths(self._labelled, (item.id for item in found))
         yield from found
 
     def tasks(self) -> Mapping[str, LabelSetting]:
-        return {}
+        return self._labelled.settings
 
     def frames(self, item: Item) -> Iterator[Frame | Unreadable]:
         if MASK.search(_stem(item.id)):
             raise Unreadable("no image: a mask by its name")
-        about = About(modality=self._modality(item.id), group=self._group(item.id))
+        level, name = self._group(item.id)
+        about = About(modality=self._modality(item.id), group=pseudonym(level, name, self._key))
+        about = self._labelled.of_image(about, item.id if self._labelled.of == "path" else name)
         volumes = volumes_of(item.path)
         if not inside(volumes.path, self.root):
             raise Unreadable("a link out of the folder")
@@ -113,16 +122,15 @@ class Nifti:
             raise Unreadable("modality missing: state it with `modality`")
         return found
 
-    def _group(self, image_id: str) -> str:
+    def _group(self, image_id: str) -> tuple[str, str]:
+        """What a group is by, and its name in the clear. Raises Unreadable."""
         how = self.options.group
         if self._pattern is not None:
-            return pseudonym("pattern", matched(self._pattern, image_id), self._key)
+            return "pattern", matched(self._pattern, image_id)
         subject = SUBJECT.search(image_id) if how is None else None
         if subject is not None:
-            return pseudonym("patient", subject.group(1), self._key)
-        if how == "folder":
-            return pseudonym("folder", image_id.rpartition("/")[0], self._key)
-        return pseudonym("file", image_id, self._key)
+            return "patient", subject.group(1)
+        return ("folder", image_id.rpartition("/")[0]) if how == "folder" else ("file", image_id)
 
     def _listed(self) -> Iterator[Item]:
         if self.root.is_file():

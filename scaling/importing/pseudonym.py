@@ -11,12 +11,19 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from scaling.errors import Problem, SpecError
+
 PUBLIC_KEY = b"scaling: groups of medical images"
 
 
-def key_of(key_file: str | None) -> bytes:
-    """32 bytes of a file's content, or the public key. Raises OSError."""
-    secret = PUBLIC_KEY if key_file is None else Path(key_file).read_bytes()
+def key_of(key_file: str | None, folder: Path) -> bytes:
+    """32 bytes of a file's content, or the public key. Raises SpecError."""
+    try:
+        secret = PUBLIC_KEY if key_file is None else (folder / key_file).read_bytes()
+    except OSError as error:
+        raise SpecError([Problem(where="key_file", what=f"'{key_file}': {error.strerror}")]) from None
+    if not secret:
+        raise SpecError([Problem(where="key_file", what=f"'{key_file}' is empty; any random bytes will do")])
     return hashlib.blake2b(secret, digest_size=32).digest()
 
 
