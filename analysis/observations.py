@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Of whole columns that a table lacks. `run`, `seed`, `model` and `trunk` follow from the others, see `load`."""
 TEXTS = (
-    *("run", "status", "model", "algorithm", "mixture", "shares", "recipe", "settings"),
+    *("run", "status", "model", "algorithm", "mixture", "shares", "epochs", "recipe", "settings"),
     *("task", "modality", "probe", "reason", "trunk"),
 )
 NUMBERS = tuple(column for column in KNOWN if column not in (*TEXTS, "holdout"))

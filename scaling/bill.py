@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,6 +46,8 @@ class Line:
         return {
             "run": self.run.dir.run,
             **vars(self.run.point),
+            "n_unique": self.run.spec.n_unique,
+            "repeated": dict(self.run.repeated()),
             "n_params": cost.n_params,
             "n_params_total": cost.n_params_total,
             "images_seen": self.run.spec.images_seen,
@@ -204,6 +207,7 @@ def bill_of(
             )
         )
     notes = [
+        *repeats(plan.runs),
         *overpaid(plan.sweep, (run.spec for run in plan.runs)),
         *warnings(plan, nodes),
         *filter(None, [changed_data(plan)]),
@@ -216,6 +220,20 @@ def bill_of(
         problems=[str(problem) for problem in preflight(plan, nodes, known)] if check else [],
         warnings=notes,
     )
+
+
+def repeats(runs: Sequence[PlannedRun]) -> Iterator[str]:
+    """What is repeated in which set, and which sizes of a mixture are one size of the data axis."""
+    sets = {(run.point.mixture, run.point.n_images): run for run in runs if run.spec.repeated_from}
+    of = defaultdict[tuple[str, int], list[int]](list)
+    for (mixture, n_images), run in sets.items():
+        each = [f"{m} {run.n_unique_by_modality[m]:,} images x {times:.4g}" for m, times in run.repeated().items()]
+        yield f"{mixture} at n_images {n_images:,} repeats {', '.join(each)}: {run.spec.n_unique:,} unique images"
+        of[mixture, run.spec.n_unique].append(n_images)
+    for (mixture, n_unique), sizes in of.items():
+        if len(sizes) > 1:
+            listed = ", ".join(f"{n:,}" for n in sorted(sizes))
+            yield f"{mixture} has the same {n_unique:,} unique images at n_images {listed}, which are one size in a fit"
 
 
 def _left(run: PlannedRun, standing: Standing, given: Allotment, evidence: Evidence) -> tuple[float | None, str]:

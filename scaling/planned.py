@@ -87,6 +87,11 @@ class PlannedRun:
     holdout: bool = False
     """Whether it is left out of every fit."""
 
+    def repeated(self) -> Mapping[str, float]:
+        """Modality -> how often each of its images stands in the set on average, where that is more than once."""
+        times = {name: self.n_by_modality[name] / n for name, n in self.n_unique_by_modality.items() if n}
+        return {name: each for name, each in times.items() if each > 1}
+
     @property
     def trained(self) -> bool:
         return self.dir.record() is not None

@@ -54,6 +54,9 @@ def _rows(run: PlannedRun, set_apart: str) -> Iterator[dict[str, Any]]:
     common = {
         "run": run.dir.run,
         **vars(run.point),
+        "n_images": run.spec.n_unique,
+        "n_images_asked": run.point.n_images,
+        "epochs": _epochs(run, record.images_seen if record else run.spec.images_seen),
         "holdout": run.holdout,
         "shares": _shares(run.n_by_modality),
         "recipe": recipe(run.spec.options),
@@ -76,7 +79,18 @@ def _rows(run: PlannedRun, set_apart: str) -> Iterator[dict[str, Any]]:
 
 def _shares(n_by_modality: Mapping[str, int]) -> str:
     total = sum(n_by_modality.values())
-    return ";".join(f"{name}={n / total:.8g}" for name, n in sorted(n_by_modality.items()) if n)
+    return _listed({name: n / total for name, n in n_by_modality.items() if n})
+
+
+def _epochs(run: PlannedRun, images_seen: int) -> str:
+    """Images seen of a modality over its unique ones."""
+    total = sum(run.n_by_modality.values())
+    seen = {name: images_seen * n / total for name, n in run.n_by_modality.items()}
+    return _listed({name: seen[name] / n for name, n in run.n_unique_by_modality.items() if n})
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ";".join(f"{name}={value:.8g}" for name, value in sorted(values.items()))
 
 
 def _record_columns(record: RunRecord) -> dict[str, Any]:
@@ -112,7 +126,7 @@ def _task_row(cache: Path, info: TaskInfo, pretraining: Pretraining) -> dict[str
     named = {"task": info.name, "modality": info.modality, "kind": info.kind, "n_classes": info.n_classes}
     compared = {
         "pretraining_mixture": run.point.mixture if run else None,
-        "pretraining_images": run.point.n_images if run else None,
+        "pretraining_images": run.spec.n_unique if run else None,
     }
     return {**named, **kept["sizes"], **compared, **kept["features"]}
 

@@ -28,7 +28,7 @@ def trajectories(plan: Plan) -> pd.DataFrame:
 
 def _rows(run: PlannedRun) -> Iterator[dict[str, Any]]:
     lines = {line["step"]: line for line in run.dir.metrics()}
-    common = {"run": run.dir.run, **vars(run.point), "n_params": run.cost.n_params}
+    common = {"run": run.dir.run, **vars(run.point), "n_images": run.spec.n_unique, "n_params": run.cost.n_params}
 
     def at(step: int, **values: Any) -> dict[str, Any]:
         seen, whole = step * run.spec.batch_size, run.spec.n_steps * run.spec.batch_size

@@ -50,6 +50,7 @@ def params(run: PlannedRun) -> dict[str, str]:
         "peak_lr": peak_lr(run.spec),
         "train_flops": run.cost.train_flops,
         "n_by_modality": dict(run.n_by_modality),
+        "n_unique_by_modality": dict(run.n_unique_by_modality) if run.spec.repeated_from else {},
     }
     return {key: str(value)[:PARAM_LENGTH] for key, value in _flat(values).items() if value not in (None, "")}
 
