@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from scaling.data.perceptual import perceptual_hash
 from scaling.data.source import Images
 from scaling.errors import Problem, SpecError
 from scaling.options import Options
@@ -67,6 +67,8 @@ class Finished(Options):
 
     n_items: int
     n_images: int
+    n_bytes: int = 0
+    """Read of the items' files."""
     sha256: str
     """Of the images' file; empty without one."""
     quarantine: list[tuple[str, str]] = []
@@ -175,10 +177,6 @@ def rows_table(images: Images, rows: Sequence[Row], tasks: Mapping[str, TaskCard
     for task in tasks:
         columns[LABEL + task] = [row.labels.get(task) for row in rows]
     return pa.table([_column(columns[each.name], each.type) for each in schema], schema=schema)
-
-
-def perceptual_hash(images: Images) -> NDArray[np.uint64]:
-    return np.zeros(len(images), np.uint64)
 
 
 def _column(values: object, kind: pa.DataType) -> pa.Array:
