@@ -228,6 +228,8 @@ def _in_document(loc: Location) -> Location:
     """Without the parts of pydantic's location that name a branch of a union."""
     if loc[:1] == ("data",):
         loc = ("data", *loc[2:])
+    if loc[:2] == ("data", "tasks_from"):
+        loc = (*loc[:2], *loc[3:])
     return tuple(part for part in loc if not str(part).startswith("<"))
 
 
@@ -240,6 +242,8 @@ def _known_keys(raw: dict[str, Any], location: Location) -> list[str]:
             classes = [cls for annotation in fields for cls in _options_in(annotation)]
         if part == "data":
             classes = [SOURCES[raw["data"]["source"]].options]
+        if part == "tasks_from":
+            classes = [SOURCES[raw["data"]["tasks_from"]["source"]].options]
     return sorted({key for cls in classes for key in cls.model_fields})
 
 

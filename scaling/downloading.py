@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from scaling import medmnist_sets
 from scaling.errors import Problem, SpecError, unknown
 from scaling.medmnist_sets import IMAGES, SIZES, address, file_name
+from scaling.source_options import ROOT_VARIABLE
 
 if TYPE_CHECKING:
     from scaling.importing.fetch import Progress, Wanted
 
-ROOT_VARIABLE = "SCALING_DATA_ROOT"
 NOT_ALL = 2
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from scaling.budgeting import run_at, unseen
-from scaling.catalog import SOURCES
-from scaling.config import DataOptions, Sweep, parse
+from scaling.config import Sweep, parse
 from scaling.cost import Measured, cost_of
 from scaling.data.source import Source, TaskInfo
 from scaling.document import Document
 from scaling.errors import Problem, SpecError, unknown
 from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, held_out
+from scaling.opening import open_source, source_of
 from scaling.options import Options
 from scaling.planned import Job, PlannedRun, Standing
 from scaling.rundir import RunDir, read_json, write_whole
@@ -35,7 +34,6 @@ __all__ = [
     "with_holdout",
 ]
 
-ROOT_VARIABLE = "SCALING_DATA_ROOT"
 PLAN_SCHEMA = 2
 """Raised when the layout of a kept plan changes."""
 PROBE_SCHEMA = 3
@@ -193,35 +191,6 @@ def _kept_run(root: Path, values: dict[str, Any], tasks: tuple[TaskInfo, ...], s
         n_unique_by_modality=values.get("n_unique_by_modality", values["n_by_modality"]),  # older: none was repeated
         holdout=held_out(sweep, run_spec.point),
     )
-
-
-def open_source(sweep: Sweep, document: Document, *, data_root: str | None = None) -> tuple[Sweep, Source]:
-    """The sweep with its data root settled, and its source. Raises SpecError with places in the YAML."""
-    if "root" in type(sweep.data).model_fields:
-        root = data_root or sweep.data.root or os.environ.get(ROOT_VARIABLE)  # type: ignore[attr-defined]
-        if not root:
-            what = f"is not set; give --data-root DIR, or set ${ROOT_VARIABLE}, or write data.root in the YAML"
-            raise SpecError([document.problem(("data", "root"), what)])
-        data = sweep.data.model_copy(update={"root": str(Path(root).expanduser().resolve())})
-        sweep = sweep.model_copy(update={"data": data})
-    try:
-        source = source_of(sweep.data)
-    except SpecError as error:
-        raise type(error)(_placed(document, problem) for problem in error.problems) from None
-    return sweep, source
-
-
-def source_of(data: DataOptions) -> Source:
-    """Raises SpecError when the source cannot be opened."""
-    source: Source = SOURCES[data.source].load()(data)  # type: ignore[attr-defined]
-    return source
-
-
-def _placed(document: Document, problem: Problem) -> Problem:
-    """Turns `data.files.x.npz: ...` of a source into a line of the YAML."""
-    where = problem.where
-    found = [location for location in document.lines if ".".join(map(str, location)) == where]
-    return document.problem(found[0], problem.what) if found else Problem(where=document.path, what=str(problem))
 
 
 Tuned = Mapping[tuple[str, str], Options]

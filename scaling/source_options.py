@@ -3,24 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from scaling.errors import unknown
 from scaling.medmnist_sets import IMAGES, SETS, SIZES
-from scaling.options import BY_TYPE, Options, Other, TaskKind, Text
+from scaling.options import BY_TYPE, Options, Other, TaskKind, Text, later
+
+ROOT_VARIABLE = "SCALING_DATA_ROOT"
+"""Of the environment: the folder of files where nothing else says it."""
 
 
 class SourceOptions(Options):
     image_size: int = Field(gt=0)
     """Pixels, height = width."""
     channels: Literal[1, 3] = 1
+    tasks_from: TaskSource | None = later(None)
+    """Another source, of which only the tasks are taken, in place of this one's; its images are as large as these."""
+    expected: dict[str, Annotated[int, Field(gt=0)]] | None = later(None)
+    """Modality -> images that may be pretrained on, as far as one knows: prices a sweep where its files are not."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alike(cls, values: Any) -> Any:
+        """What `tasks_from` leaves unsaid of its images is as here."""
+        if not isinstance(values, dict) or not isinstance(values.get("tasks_from"), dict):
+            return values
+        default = {key: field.default for key, field in cls.model_fields.items() if not field.is_required()}
+        here = {key: values.get(key, default.get(key)) for key in ("image_size", "channels")}
+        known = {key: value for key, value in here.items() if value is not None}
+        return {**values, "tasks_from": {**known, **values["tasks_from"]}}
+
+    @model_validator(mode="after")
+    def _one_size(self) -> SourceOptions:
+        other = self.tasks_from
+        if other is not None:
+            if other.tasks_from is not None:
+                raise PydanticCustomError(
+                    "ours", "takes tasks from a source that takes them from another; name that one"
+                )
+            for key in ("image_size", "channels"):
+                if getattr(other, key) != getattr(self, key):
+                    text = f"has tasks_from.{key} {getattr(other, key)}, which is not its own {getattr(self, key)}; "
+                    raise PydanticCustomError(
+                        "ours", "{text}", {"text": text + "one encoder reads both, so leave it out"}
+                    )
+        return self
+
+
+PhantomModality = Literal[
+    "ct",
+    "xray",
+    "mr",
+    "ultrasound",
+    "microscopy",
+    "fundus",
+    "oct",
+    "dermoscopy",
+    "endoscopy",
+    "histology",
+    "test_object",
+]
+DEFAULT_MODALITIES: tuple[PhantomModality, ...] = ("ct", "xray", "mr", "ultrasound", "microscopy")
+
+
+def _distinct(values: list[PhantomModality]) -> list[PhantomModality]:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise PydanticCustomError("order", "{text}", {"text": f"names {', '.join(repeated)} twice; give each once"})
+    return values
 
 
 class PhantomsOptions(SourceOptions):
-    """Synthetic images of five modalities, drawn when needed."""
+    """Synthetic images, drawn when needed."""
 
     source: Literal["phantoms"]
     image_size: int = Field(default=32, ge=16, le=512)
@@ -31,6 +88,20 @@ class PhantomsOptions(SourceOptions):
     """Training images of each task."""
     n_val: int = Field(default=256, ge=8)
     n_test: int = Field(default=1024, ge=8)
+    modalities: Annotated[
+        Annotated[Literal["all"], Text]
+        | Annotated[list[PhantomModality], Field(min_length=1), AfterValidator(_distinct), Other],
+        BY_TYPE,
+    ] = later(list(DEFAULT_MODALITIES))
+    """Those that are drawn, in proportion to their shares; tasks are theirs."""
+    latents: Annotated[int, Field(ge=1, le=64)] | None = later(None)
+    """Free numbers behind an image's anatomy, which bounds the intrinsic dimension; the grain is then the same in all
+    images. Null leaves every number of the anatomy free, and the grain."""
+    label_noise: Annotated[float, Field(ge=0, le=0.5)] = later(0.0)
+    """Share of labels that are wrong, at random: any other class; of several labels each by itself."""
+    noisy_splits: Literal["all", "train"] = later("all")
+    """all: also in what tasks are judged by, as where annotators err, so that AUC has a ceiling below 1; train: only in
+    what is learned from."""
 
 
 SplitName = Literal["train", "val", "test"]
@@ -139,3 +210,7 @@ class MedmnistOptions(SourceOptions):
 
 def _of(sizes: Iterable[int]) -> str:
     return ", ".join(map(str, sizes))
+
+
+TaskSource = Annotated[PhantomsOptions | NpzOptions | MedmnistOptions, Discriminator("source")]
+"""Every source; the classes above name it before it can be."""

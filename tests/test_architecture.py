@@ -36,7 +36,7 @@ ROWS = {
         {"calibration", "parallel", "models", "data", "store", "importing"},
         {"algorithms"},
         {"cost", "settings"},
-        {"budgeting", "planned", "sets"},
+        {"budgeting", "opening", "planned", "sets"},
         {"plan"},
         {"pretraining", "reading", "trajectories"},
         {"trials", "choice"},

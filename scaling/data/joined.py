@@ -1,0 +1,32 @@
+"""Images of one source and tasks of another, as one source: pretrain on a store, probe on MedMNIST."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.data.source import Images, Labels, Pool, Source, Task, TaskInfo
+
+
+class Joined:
+    """What is pretrained on, with its labels, is the first source's; what is probed is the second's."""
+
+    def __init__(self, images: Source, tasks: Source) -> None:
+        self._images, self._tasks = images, tasks
+        self.synthetic = images.synthetic and tasks.synthetic
+        self.mapped = getattr(tasks, "mapped", False)
+
+    def pool(self) -> Pool:
+        return self._images.pool()
+
+    def read(self, indices: NDArray[np.int64]) -> Images:
+        return self._images.read(indices)
+
+    def labels(self, indices: NDArray[np.int64]) -> Labels:
+        return self._images.labels(indices)
+
+    def tasks(self) -> tuple[TaskInfo, ...]:
+        return self._tasks.tasks()
+
+    def task(self, name: str) -> Task:
+        return self._tasks.task(name)
