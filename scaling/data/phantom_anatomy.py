@@ -34,10 +34,15 @@ def normal_quantiles() -> F32:
 class Dice:
     """Random numbers that follow from (key of the image, number of the throw) alone, for n images at once."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, *, latents: int | None = None) -> None:
+        """latents: free numbers of an image, which all throws then follow; None leaves every throw free."""
         self.n = len(keys)
         self._keys = keys
         self._throws = 0
+        self._latents: Keys | None = None
+        if latents is not None:
+            numbers: Keys = np.arange(1, latents + 1, dtype=np.uint64)
+            self._latents = mix(keys[:, None] + numbers)
 
     def _words(self, n_words: int) -> Keys:
         """(n, n_words) of 64 random bits. A throw's words never depend on how many words another throw took."""
@@ -47,8 +52,17 @@ class Dice:
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> F32:
         """(n,) in [low, high)."""
-        unit = (self._words(1)[:, 0] >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+        word = self._words(1)[:, 0] if self._latents is None else self._follow(self._latents)
+        unit = (word >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
         return np.float32(low) + np.float32(high - low) * unit
+
+    def _follow(self, latents: Keys) -> Keys:
+        """(n,) words: one latent, each throw the next in turn, shifted by a number of the throw and folded at the ends,
+        so that the throw is as uniform as its latent and moves with it without a jump."""
+        self._throws += 1
+        shift = mix(np.array([self._throws], np.uint64) * GOLDEN)
+        word = latents[:, self._throws % latents.shape[1]] + shift
+        return np.where(word >> np.uint64(63), ~word, word) << np.uint64(1)
 
     def happens(self, probability: float) -> F32:
         """(n,) of 0 and 1."""
@@ -60,9 +74,16 @@ class Dice:
 
     def normal(self, height: int, width: int) -> F32:
         """(n, height, width) standard normal."""
-        words = self._words(-(-height * width // 4)).astype("<u8", copy=False)
-        bits = words.view("<u2")[:, : height * width]
-        return normal_quantiles()[bits].reshape(self.n, height, width)
+        n_words = -(-height * width // 4)
+        words = self._words(n_words) if self._latents is None else self._same(n_words)
+        bits = words.astype("<u8", copy=False).view("<u2")[:, : height * width]
+        return normal_quantiles()[bits].reshape(-1, height, width).repeat(self.n // len(words), axis=0)
+
+    def _same(self, n_words: int) -> Keys:
+        """(1, n_words): with latents the grain of all images is one."""
+        one = Dice(np.zeros(1, np.uint64))
+        self._throws = one._throws = self._throws + 1
+        return one._words(n_words)
 
     def smooth(self, size: int, cells: int) -> F32:
         """(n, size, size) of value noise: standard normal at the corners of cells x cells tiles, smooth between."""

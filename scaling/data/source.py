@@ -55,6 +55,8 @@ class TaskInfo:
     """Images of the training split; None in a plan from before it was noted."""
     n_other: int | None = None
     """Images of the validation and test splits together, likewise."""
+    scale_need: float | None = None
+    """How much of the task needs scale, 0-1, where a synthetic source planted it so; None where nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,8 @@ class Source(Protocol):
 
     synthetic: bool
     """True when no image comes from a patient; pictures and reports say so."""
+    mapped: bool
+    """True when images of a task stay in files, so that a copy of them in a cache would gain nothing."""
 
     def pool(self) -> Pool: ...
 

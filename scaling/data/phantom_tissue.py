@@ -1,0 +1,128 @@
+"""Stained sections of tissue. Row 4."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.data.phantom_anatomy import (
+    F32,
+    Anatomy,
+    Dice,
+    blur,
+    cos_sin,
+    cut,
+    over_image,
+    paint,
+)
+from scaling.data.phantom_light import Colour, frame, lit, wave
+
+HAEMATOXYLIN: Colour = (1.30, 1.40, 0.58)
+EOSIN: Colour = (0.10, 1.35, 0.55)
+"""Directions in optical density: Ruifrok & Johnston 2001 (Anal. Quant. Cytol. Histol. 23:291), eosin a little bluer."""
+NUCLEI = 34
+TISSUES = ("gland", "carcinoma", "stroma", "lymphocytes", "fat")
+
+
+def draw_histology(dice: Dice, size: int, findings: F32) -> F32:
+    """(n, 3, size, size): section of bowel at high power: haematoxylin in nuclei, eosin around, absorbing as Beer says.
+
+    What tells tissues apart is how nuclei lie: in a ring at the base of a gland's cells; crowded, large and unlike in
+    carcinoma; thin and parallel in stroma; small, round and dense in lymphocytes; at the rim of empty cells in fat
+    (the classes of Kather et al. 2019, PLoS Med. 16:e1002730; Young et al., Wheater's Functional Histology).
+
+    findings: (n, 1) tissue, a place in `TISSUES`.
+    """
+    kind = findings[:, 0].astype(np.intp)
+    slide = Anatomy(dice, size, zoom=(0.85, 1.2), shift=0.2, tilt=math.pi, wobble=0.1)
+
+    def by_tissue(*values: float) -> F32:
+        return np.asarray(values, np.float32)[kind]
+
+    eosin = dice.smooth(size, 6)
+    eosin *= np.float32(0.07)
+    eosin += over_image(by_tissue(0.45, 0.4, 0.55, 0.35, 0.4) * dice.uniform(0.8, 1.25))
+    fibres = _fibres(dice, slide)
+    fibres *= over_image(by_tissue(0.05, 0.05, 0.4, 0.03, 0.1))
+    eosin += fibres
+    blue = np.full_like(eosin, 0.0)
+    blue += over_image(by_tissue(0.06, 0.16, 0.03, 0.12, 0.02))
+    ring = dice.uniform(0.5, 0.64)
+    _spaces(dice, slide, eosin, blue, kind, ring)
+    for number in range(NUCLEI):
+        _nucleus(dice, slide, eosin, blue, kind, ring, number)
+    eosin, blue = blur(eosin, size // 100), blur(blue, size // 100)
+    chromatin = dice.normal(size, size)
+    chromatin *= blue
+    chromatin *= np.float32(0.12)
+    blue += chromatin
+    strength = dice.uniform(0.75, 1.25)
+    blue *= over_image(strength * dice.uniform(0.9, 1.1))
+    eosin *= over_image(strength * dice.uniform(0.8, 1.2))
+    np.maximum(blue, 0, out=blue)
+    grain = dice.normal(size, size)
+    grain *= np.float32(0.012)
+    light = np.empty_like(grain)
+    light[...] = over_image(dice.uniform(0.9, 1.0))
+    return lit([(blue, HAEMATOXYLIN), (eosin, EOSIN)], light, (1.0, 0.98, 1.0), grain)
+
+
+def _fibres(dice: Dice, slide: Anatomy) -> F32:
+    """(n, size, size) 0..1: wavy bundles along one direction."""
+    _, across = frame(slide, 0, 0, 0.0)
+    across *= over_image(dice.uniform(3.0, 5.0))
+    warp = dice.smooth(slide.size, 4)
+    warp *= np.float32(0.5)
+    across += warp
+    return wave(across)
+
+
+def _spaces(dice: Dice, slide: Anatomy, eosin: F32, blue: F32, kind: NDArray[np.intp], ring: F32) -> None:
+    """Empty places: a gland's lumen with mucus in the cells around it, clefts of a carcinoma, fat cells."""
+    gland, carcinoma, fat = ((kind == TISSUES.index(name)).astype(np.float32) for name in ("gland", "carcinoma", "fat"))
+    cells = slide.ellipse(0, 0, gland * ring * 1.12, gland * ring * 1.05)
+    paint(eosin, cells, 0.28)
+    paint(blue, cells, 0.1)
+    lumen = gland * ring * dice.uniform(0.2, 0.4)
+    space = slide.ellipse(0, 0, lumen, lumen * 0.9)
+    cut(eosin, space, 0.95)
+    cut(blue, space, 0.95)
+    for number in range(7):
+        row, column = divmod(number, 3)
+        cleft = carcinoma * dice.happens(0.35) * dice.uniform(0.06, 0.16)
+        radius = fat * dice.uniform(0.32, 0.38) + cleft
+        x = dice.uniform(-0.05, 0.05) + column * 0.72 - 0.8 + row * 0.2
+        y = dice.uniform(-0.05, 0.05) + row * 0.72 - 0.72
+        hole = slide.ellipse(x, y, radius, radius * dice.uniform(0.85, 1.05), dice.uniform(0, math.pi))
+        cut(eosin, hole, 0.96)
+        cut(blue, hole, 0.96)
+
+
+def _nucleus(dice: Dice, slide: Anatomy, eosin: F32, blue: F32, kind: NDArray[np.intp], ring: F32, number: int) -> None:
+    """One of the nuclei, where its tissue has it. A jittered 6 x 6 lattice; in a gland a ring, then a few outside."""
+
+    def by_tissue(*values: float) -> F32:
+        return np.asarray(values, np.float32)[kind]
+
+    row, column = divmod(number, 6)
+    x = (column - 2.5) * 0.36 + dice.uniform(-0.13, 0.13)
+    y = (row - 2.4) * 0.36 + dice.uniform(-0.13, 0.13)
+    around = number < 20
+    cos, sin = cos_sin(np.full(dice.n, number * math.tau / 20) + dice.uniform(-0.05, 0.05))
+    radial = ring * dice.uniform(0.92, 1.02)
+    gland = kind == 0
+    if around:
+        x, y = np.where(gland, radial * cos, x), np.where(gland, radial * sin * np.float32(0.94), y)
+    outside = gland & (x * x + y * y < (ring * 1.25) ** 2) & (not around)
+    radius = by_tissue(0.062, 0.11, 0.085, 0.085, 0.045) * (
+        1 + by_tissue(0.1, 0.35, 0.15, 0.1, 0.1) * dice.uniform(-1, 1)
+    )
+    share = by_tissue(1.0, 0.92, 0.45, 0.97, 0.18)
+    radius = radius * (dice.uniform() < share) * ~outside
+    flat = by_tissue(0.75, 0.8, 0.28, 0.95, 0.35) * dice.uniform(0.85, 1.0)
+    turn = np.where(gland & around, number * math.tau / 20, dice.uniform(-1, 1) * by_tissue(3, 3, 0.25, 3, 3))
+    nucleus = slide.ellipse(x, y, radius, radius * flat, turn)
+    stain = by_tissue(0.95, 0.8, 0.85, 1.15, 0.9) * dice.uniform(0.8, 1.15)
+    paint(blue, nucleus, stain)
