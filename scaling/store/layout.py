@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from scaling.data.source import Images, TaskKind
+from scaling.data.splitmix import mix
 from scaling.options import Options
 
 VERSION = 1
@@ -38,6 +40,7 @@ COLUMNS = pa.schema(
         pa.field("phash", pa.uint64(), nullable=False),  # perceptual hash
         pa.field("modality", pa.dictionary(pa.int16(), pa.string()), nullable=False),
         pa.field("group", pa.string(), nullable=False),  # patient, study or slide; the image id without one
+        pa.field("group_hash", pa.uint64(), nullable=False),  # of its text, so that opening a store touches no text
         pa.field("split", pa.dictionary(pa.int8(), pa.string())),  # train, val, test; null: only to pretrain on
         pa.field("height", pa.int32(), nullable=False),  # before resizing
         pa.field("width", pa.int32(), nullable=False),
@@ -118,8 +121,12 @@ def keys_of(sums: list[bytes]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(each[:8] for each in sums), "<u8").astype(np.uint64)
 
 
-def group_keys(source: str, groups: NDArray[np.str_]) -> NDArray[np.uint64]:
-    """(n,) 64 bits per group, of BLAKE2b: patients of two sources are never one by their numbers alone."""
-    distinct, codes = np.unique(groups, return_inverse=True)
-    digests = b"".join(hashlib.blake2b(f"{source}/{g}".encode(), digest_size=8).digest() for g in distinct.tolist())
-    return np.frombuffer(digests, "<u8").astype(np.uint64)[codes]
+def group_hashes(groups: Sequence[str]) -> NDArray[np.uint64]:
+    """(n,) first 8 bytes of BLAKE2b of each group's name."""
+    of = {group: hashlib.blake2b(group.encode(), digest_size=8).digest() for group in set(groups)}
+    return np.frombuffer(b"".join(of[group] for group in groups), "<u8").astype(np.uint64)
+
+
+def group_keys(source: str, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(n,) identity of each group, of `group_hashes`: patients of two sources are never one by their numbers alone."""
+    return mix(hashes ^ group_hashes([source]))

@@ -37,6 +37,7 @@ from scaling.store.layout import (
     StoreCard,
     TaskCard,
     checksums,
+    group_hashes,
     keys_of,
     part_path,
     schema_with,
@@ -161,14 +162,15 @@ def sha256_of(path: Path) -> str:
 
 def rows_table(images: Images, rows: Sequence[Row], tasks: Mapping[str, TaskCard]) -> pa.Table:
     """The manifest's rows of these images, in their order."""
-    sums = checksums(images)
+    sums, groups = checksums(images), [row.image_id if row.group is None else row.group for row in rows]
     columns: dict[str, object] = {
         "image_id": [row.image_id for row in rows],
         "key": keys_of(sums),
         "checksum": sums,
         "phash": perceptual_hash(images) if len(images) else [],
         "modality": [row.modality for row in rows],
-        "group": [row.image_id if row.group is None else row.group for row in rows],
+        "group": groups,
+        "group_hash": group_hashes(groups),
         "split": [row.split for row in rows],
         "height": [row.height for row in rows],
         "width": [row.width for row in rows],
