@@ -128,9 +128,9 @@ def _modality_values(stored: NDArray, header: Header, frame: int) -> tuple[NDArr
     return rescaled(stored, slope, intercept), True
 
 
-def _lut(item: Any, header: Header) -> tuple[int, NDArray, int]:
+def _lut(item: Any, header: Header, of: str = "LUT") -> tuple[int, NDArray, int]:
     """First value mapped, entries, bits of an entry (PS3.3 C.11.1.1.1). Raises Unreadable."""
-    descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
+    descriptor, data = item.get(f"{of}Descriptor"), item.get(f"{of}Data")
     if descriptor is None or data is None or len(descriptor) != 3:
         raise Unreadable("damaged look-up table")
     n, first, bits = (int(value) for value in descriptor)
@@ -189,10 +189,15 @@ def _file_voi(values: NDArray, header: Header, frame: int) -> NDArray[np.uint8] 
 
 def _palette(stored: NDArray, header: Header) -> NDArray[np.uint8]:
     """(h, w, 3) by the palette (PS3.3 C.7.6.3.1.5), or (h, w) where all its colours that occur are grey."""
-    from pydicom.pixels import apply_color_lut
+    if header.get("SegmentedRedPaletteColorLookupTableData"):
+        from pydicom.pixels import apply_color_lut
 
-    colour = apply_color_lut(stored, header)[..., :3]
-    # 16-bit entries of 8-bit palettes come in either half of the word, so the largest entry tells the depth
-    pixels = to_bytes(colour, 255 if colour.dtype == np.uint8 or colour.max(initial=0) < 256 else 65535)
+        colour, bits = apply_color_lut(stored, header)[..., :3], int(header.RedPaletteColorLookupTableDescriptor[2])
+    else:
+        luts = [_lut(header, header, f"{name}PaletteColorLookupTable") for name in ("Red", "Green", "Blue")]
+        colour, bits = np.stack([looked_up(stored, first, table) for first, table, _ in luts], axis=2), luts[0][2]
+    if bits == 16 and colour.max(initial=0) < 256:  # said to be 16 bits deep, written with 8
+        bits = 8
+    pixels = to_bytes(colour, 2**bits - 1)
     grey = (pixels[..., :1] == pixels).all()
     return np.ascontiguousarray(pixels[..., 0]) if grey else pixels
