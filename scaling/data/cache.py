@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.data.rows import maps_tasks
 from scaling.data.source import Images, Source, Split, Task, TaskInfo
 from scaling.rundir import beside, write_whole
 
@@ -63,13 +64,38 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Images:
     return images
 
 
+def cached_positions(path: Path, n: int, make: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The n positions in `path`, a `.npy`, made and written first if need be; memory-mapped, so that runs share it."""
+
+    def mapped(path: Path) -> NDArray[np.int64]:
+        positions: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if positions.shape != (n,) or positions.dtype != np.int64:
+            raise ValueError(f"it holds {positions.dtype} {positions.shape}; int64 {(n,)} wanted")
+        return positions
+
+    if path.exists():
+        try:
+            return mapped(path)
+        except (ValueError, EOFError) as error:
+            print(f"{path} is damaged ({error}); it is made again", file=sys.stderr)
+    with beside(path) as draft:
+        with open(draft, "wb") as file:
+            np.save(file, make().astype(np.int64), allow_pickle=False)
+        mapped(draft)
+    return mapped(path)
+
+
 def cached_task(folder: Path, info: TaskInfo, open_source: Callable[[], Source]) -> Task:
-    """The task from the shared cache, else from the source, which is opened for it."""
+    """The task from the shared cache, else from the source, which is opened for it. What a source maps is not copied:
+    that of PathMNIST at 224 pixels would be 16 GB."""
+    path = folder / f"task-{info.name}-{info.identity}.npz"
+    if not path.exists() and maps_tasks(source := open_source()):
+        return source.task(info.name)
 
     def read() -> dict[str, NDArray]:
         task = open_source().task(info.name)
         return {f"{split}_{part}": getattr(getattr(task, split), part) for split in SPLITS for part in PARTS}
 
-    arrays = cached(folder / f"task-{info.name}-{info.identity}.npz", read)
+    arrays = cached(path, read)
     splits = {split: Split(**{part: arrays[f"{split}_{part}"] for part in PARTS}) for split in SPLITS}
     return Task(info=info, **splits)

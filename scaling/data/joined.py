@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.data.rows import is_direct, maps_tasks
 from scaling.data.source import Images, Labels, Pool, Source, Task, TaskInfo
 
 
@@ -14,7 +15,9 @@ class Joined:
     def __init__(self, images: Source, tasks: Source) -> None:
         self._images, self._tasks = images, tasks
         self.synthetic = images.synthetic and tasks.synthetic
-        self.mapped = getattr(tasks, "mapped", False)
+        self.direct, self.maps_tasks = is_direct(images), maps_tasks(tasks)
+        self.version: str = getattr(images, "version", "")
+        """As of `rows.DirectSource`."""
 
     def pool(self) -> Pool:
         return self._images.pool()

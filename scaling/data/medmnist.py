@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class Medmnist:
     """Images stay in files, mapped; what is read of them is what is in memory."""
 
     synthetic = False
-    mapped = True
+    direct = True
 
     def __init__(self, options: MedmnistOptions) -> None:
         """Raises DataMissing for files that are not there, SpecError for others that have their names."""
@@ -35,6 +36,13 @@ class Medmnist:
         missing = [file for file in self.files.values() if not file.here]
         if problems := [*_others(self.files, cache), *_absent(missing, len(self.files), options)]:
             raise (DataMissing if len(problems) == bool(missing) else SpecError)(problems)
+
+    @property
+    def version(self) -> str:
+        """As of `rows.DirectSource`: of what decides the pool."""
+        options = self.options
+        parts = [f"{self.files[name].md5} {' '.join(splits)}" for name, splits in options.pretrained.items()]
+        return hashlib.sha256("\n".join([*parts, f"{options.channels} {options.stride}"]).encode()).hexdigest()
 
     def pool(self) -> Pool:
         return self._pooled[0]

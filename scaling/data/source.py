@@ -83,8 +83,6 @@ class Source(Protocol):
 
     synthetic: bool
     """True when no image comes from a patient; pictures and reports say so."""
-    mapped: bool
-    """True when images of a task stay in files, so that a copy of them in a cache would gain nothing."""
 
     def pool(self) -> Pool: ...
 

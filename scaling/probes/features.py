@@ -106,7 +106,9 @@ def task_features(
 ) -> TaskFeatures:
     """One forward pass over the task. fp16 after standardising, so that neither scale nor offset costs precision."""
     chosen = subset(task.train.labels, max_train, seed)
-    train = Split(images=task.train.images[chosen], labels=task.train.labels[chosen])
+    train = task.train
+    if len(chosen) < len(train.labels):  # else no copy: the images may be a mapped file larger than memory
+        train = Split(images=train.images[chosen], labels=train.labels[chosen])
     splits = {"train": train, "val": task.val, "test": task.test}
     raw = {name: extract(encode, s.images, batch_size=batch_size, device=device) for name, s in splits.items()}
     centres = {part: moments(values) for part, values in raw["train"].items()}
