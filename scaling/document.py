@@ -14,6 +14,11 @@ Location = tuple[str | int, ...]
 """Keys and list positions from the top: ("grid", "algorithm", 1)."""
 
 
+SWEEP, IMPORT = "a sweep", "an import"
+"""What a document can be of."""
+FIRST = {SWEEP: "name", IMPORT: "store"}
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads `1e-3` as text; here it is the number that everybody means."""
 
@@ -26,7 +31,7 @@ _Loader.add_implicit_resolver(
 class Document:
     """Raises SpecError when the text is no YAML mapping; keys that stand twice wait in `problems`."""
 
-    def __init__(self, path: str, text: str) -> None:
+    def __init__(self, path: str, text: str, *, of: str = SWEEP) -> None:
         self.path = path
         self.text = text
         self.lines: dict[Location, int] = {}
@@ -35,7 +40,7 @@ class Document:
             root = yaml.compose(text, Loader=_Loader)
             if not isinstance(root, yaml.MappingNode):
                 what = "is empty" if root is None else "is not a mapping"
-                raise SpecError([Problem(where=path, what=f"{what}; a sweep is `key: value` lines, first `name:`")])
+                raise SpecError([Problem(where=path, what=f"{what}; {of} is `key: value` lines, first `{FIRST[of]}:`")])
             self._walk(root, ())
             self.raw: dict[str, Any] = yaml.load(text, Loader=_Loader)
         except yaml.MarkedYAMLError as error:
@@ -46,15 +51,15 @@ class Document:
             raise SpecError([Problem(where=path, what=f"no valid YAML: {error}")]) from None
 
     @classmethod
-    def read(cls, path: Path) -> Document:
+    def read(cls, path: Path, *, of: str = SWEEP) -> Document:
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            raise SpecError([Problem(where=str(path), what="is not UTF-8 text; give a sweep's YAML")]) from None
+            raise SpecError([Problem(where=str(path), what=f"is not UTF-8 text; give {of}'s YAML")]) from None
         except OSError as error:
             reason = error.strerror or str(error)
-            raise SpecError([Problem(where=str(path), what=f"cannot be read: {reason}; give a sweep's YAML")]) from None
-        return cls(str(path), text)
+            raise SpecError([Problem(where=str(path), what=f"cannot be read: {reason}; give {of}'s YAML")]) from None
+        return cls(str(path), text, of=of)
 
     def where(self, location: Location) -> str:
         """`sweep.yaml:12: grid.algorithm[1]`; the nearest enclosing line for a key that is missing."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from scaling.options import Options
+from scaling.options import BY_TYPE, Options, Other, Text
 
 
 class ReaderOptions(Options):
@@ -14,7 +14,7 @@ class ReaderOptions(Options):
 
     path: str
     """Folder or file to read; relative to the import's YAML."""
-    modality: str | dict[str, str] | None = None
+    modality: Annotated[Annotated[str, Text] | Annotated[dict[str, str] | None, Other], BY_TYPE] = None
     """Of all images, or per label or folder as the reader says; null where the files themselves tell."""
     group: str | None = Field(default=None)
     """Where the patient, study or slide is found: a regular expression with one group on the id, or a column or tag
