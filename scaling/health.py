@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scaling.cost import cost_of, shape_of
-from scaling.data.source import Images
+from scaling.data.rows import Stored
 from scaling.data.views import normalise
 from scaling.grid import RunSpec
 from scaling.models.shape import encoder_flops
@@ -150,7 +150,7 @@ class Watch:
     every attempt anew, as they follow from the seed."""
 
     def __init__(
-        self, spec: RunSpec, encoder: nn.Module, images: Images, device: torch.device, context: Context
+        self, spec: RunSpec, encoder: nn.Module, images: Stored, device: torch.device, context: Context
     ) -> None:
         self.spec, self.context = spec, context
         images_bought = affordable(spec, SHARE)

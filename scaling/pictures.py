@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from scaling.algorithms.algorithm import Pictured
+from scaling.data.rows import Stored
 from scaling.data.source import Images
 from scaling.health import Context, at_rest
 
@@ -25,7 +26,7 @@ SYNTHETIC = "All images are synthetic: drawn by rule, none is a patient."
 
 
 def picture(
-    module: nn.Module, images: Images, *, device: torch.device, context: Context, synthetic: bool
+    module: nn.Module, images: Stored, *, device: torch.device, context: Context, synthetic: bool
 ) -> bytes | None:
     """PNG of evenly spaced images of the run; None for an algorithm that shows nothing. No bit of `module` changes."""
     if not isinstance(module, Pictured) or not len(images):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.data.cache import cached, cached_images, cached_task
+from scaling.data.cache import cached, cached_images, cached_positions, cached_task
 from scaling.data.labels import label_rows, label_set
 from scaling.data.mixture import Selection, select
+from scaling.data.rows import DirectSource, Rows, Stored, is_direct
 from scaling.data.source import Images, Source, Task, TaskInfo
 from scaling.errors import RunFailed
 from scaling.options import LabelSet
@@ -37,14 +39,19 @@ class Data:
             self._source = source_of(self.job.data)
         return self._source
 
-    def images(self) -> Images:
-        """Pretraining images, each once. Raises RunFailed when the source no longer holds what was planned."""
+    def images(self) -> Stored:
+        """Pretraining images, each once; those of a direct source where they are. Raises RunFailed when the source no
+        longer holds what was planned."""
         spec = self.job.spec
         if not spec.data_identity:
             return np.empty((0, spec.channels, spec.image_size, spec.image_size), np.uint8)
         name = f"images-{spec.data_identity[:24]}-{spec.image_size}x{spec.channels}.npy"
-        shape = (spec.n_unique, spec.channels, spec.image_size, spec.image_size)
-        return cached_images(self.cache / name, shape, self._draw)
+        shape = (spec.channels, spec.image_size, spec.image_size)
+        if (self.cache / name).exists() or not is_direct(self.source):
+            return cached_images(self.cache / name, (spec.n_unique, *shape), self._draw)
+        source = cast(DirectSource, self.source)
+        path = self.cache / f"positions-{spec.data_identity[:24]}-{source.version[:24]}.npy"
+        return Rows(source, cached_positions(path, spec.n_unique, lambda: self._selected().indices), shape)
 
     def copies(self) -> NDArray[np.uint32] | None:
         """(n_unique,) how often each image stands in the set; None where each does once."""

@@ -26,7 +26,7 @@ from scaling.catalog import ALGORITHMS
 from scaling.cost import shape_of
 from scaling.data.feed import feed_of
 from scaling.data.order import batches, step_seed
-from scaling.data.source import Images
+from scaling.data.rows import Stored
 from scaling.environment import Meter
 from scaling.errors import RunFailed
 from scaling.failures import Stopped
@@ -91,7 +91,7 @@ class Training:
         spec: RunSpec,
         recipe: Recipe,
         module: nn.Module,
-        images: Images,
+        images: Stored,
         device: torch.device,
         kernels: Kernels,
         *,
@@ -244,7 +244,7 @@ def _kernels_of(state: dict[str, Any], spec: RunSpec, device: torch.device) -> K
 
 def pretrain(
     spec: RunSpec,
-    images: Images,
+    images: Stored,
     attempt: Attempt,
     *,
     device: torch.device,

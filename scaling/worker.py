@@ -27,7 +27,8 @@ from scaling.algorithms.algorithm import Algorithm
 from scaling.attempt import Attempt
 from scaling.calibrate import kernels_for, measure
 from scaling.cost import cost_of
-from scaling.data.source import Images, TaskInfo
+from scaling.data.rows import Stored
+from scaling.data.source import TaskInfo
 from scaling.data.views import normalise
 from scaling.environment import environment, provenance
 from scaling.errors import RunFailed
@@ -165,7 +166,7 @@ def _follow(data: Data, device: torch.device) -> Online | None:
     return Online(chosen, data.task, device, FEATURE_BATCH[device.type]) if chosen else None
 
 
-def _picture(attempt: Attempt, job: Job, trained: Trained, images: Images, device: torch.device) -> None:
+def _picture(attempt: Attempt, job: Job, trained: Trained, images: Stored, device: torch.device) -> None:
     if trained.status == "diverged":
         return
     context = functools.partial(autocast, device, trained.kernels.precision)

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scaling.calibration import RESIDENT
-from scaling.data.source import Images
+from scaling.data.rows import Rows, Stored
 from scaling.parallel import Part
 
 
@@ -30,10 +31,15 @@ class Feed(Protocol):
         ...
 
 
-def feed_of(images: Images, parts: Sequence[Part], device: torch.device, *, share: float = RESIDENT) -> Feed:
+LOADED = 8192
+"""Rows of a source's files that are on their way to a GPU at a time."""
+
+
+def feed_of(images: Stored, parts: Sequence[Part], device: torch.device, *, share: float = RESIDENT) -> Feed:
     """`parts`: this process's of every batch. Images beyond `share` of the free memory stay where they are, which may
-    be a memory-mapped file."""
-    fits = images.nbytes <= share * _free_bytes(device)
+    be a memory-mapped file. On a CPU those of a direct source always do: all runs of a machine share its page cache,
+    and none has to read them all before it begins."""
+    fits = images.nbytes <= share * _free_bytes(device) and not (isinstance(images, Rows) and device.type == "cpu")
     return Resident(images, parts, device) if fits else Streamed(images, parts, device)
 
 
@@ -48,8 +54,8 @@ def _free_bytes(device: torch.device) -> int:
 class Resident:
     """All images on the device as uint8; on a CPU the array itself."""
 
-    def __init__(self, images: Images, parts: Sequence[Part], device: torch.device) -> None:
-        self.images, self.parts = torch.from_numpy(images).to(device), parts
+    def __init__(self, images: Stored, parts: Sequence[Part], device: torch.device) -> None:
+        self.images, self.parts = _loaded(images, device), parts
 
     def ahead(self, order: Iterator[Tensor]) -> Iterator[Tensor]:
         return order
@@ -60,11 +66,22 @@ class Resident:
             yield part, self.images.index_select(0, rows)
 
 
+def _loaded(images: Stored, device: torch.device) -> Tensor:
+    if not isinstance(images, Rows):
+        return torch.from_numpy(images).to(device)
+    held = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(images), LOADED):
+        rows = np.arange(start, min(start + LOADED, len(images)))
+        held[start : start + LOADED] = torch.from_numpy(images[rows]).to(device)
+    return held
+
+
 class Streamed:
     """One thread gathers the next batch; for a GPU into page-locked memory, from where a stream of its own copies."""
 
-    def __init__(self, images: Images, parts: Sequence[Part], device: torch.device) -> None:
-        self.images, self.parts, self.device = torch.from_numpy(images), parts, device
+    def __init__(self, images: Stored, parts: Sequence[Part], device: torch.device) -> None:
+        self.images, self.parts, self.device = images, parts, device
+        self._array = None if isinstance(images, Rows) else torch.from_numpy(images)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="images")
         self._coming: tuple[Tensor, Future[Tensor]] | None = None
         self._here: tuple[Tensor, Tensor] | None = None
@@ -119,11 +136,20 @@ class Streamed:
     def _read(self, indices: Tensor) -> Tensor:
         rows = torch.cat([part.rows(indices) for part in self.parts])
         if self.device.type != "cuda":
-            return self.images.index_select(0, rows)
+            return self._gathered(rows)
         turn = self._turn = 1 - self._turn
         self._copies[turn].synchronize()  # what this buffer held before has left it
-        torch.index_select(self.images, 0, rows, out=self._pinned[turn])
+        if self._array is not None:
+            torch.index_select(self._array, 0, rows, out=self._pinned[turn])
+        else:
+            self._pinned[turn].copy_(self._gathered(rows))
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             images = self._pinned[turn].to(self.device, non_blocking=True)
             self._copies[turn].record(self._stream)
         return images
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        if self._array is not None:
+            return self._array.index_select(0, rows)
+        assert isinstance(self.images, Rows)
+        return torch.from_numpy(self.images[rows.numpy()])
