@@ -176,6 +176,7 @@ def _streamed(stream: gzip.GzipFile, volumes: Volumes, start: int) -> NDArray:
             if not n_bytes:
                 raise Unreadable("truncated file")
             filled += n_bytes
+        stream.read(1)  # at the end of the file this checks the sum over all of it
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(_reason(error)) from None
     return np.frombuffer(buffer, volumes.dtype).reshape(volumes.shape, order="F")
