@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pytest
 from scaling.catalog import Entry
 from scaling.errors import RunFailed, SpecError
 from scaling.importing import importer, listing
+from scaling.importing.crew import Crew, Watcher
+from scaling.importing.decoding import Job, Setting, make_part
 from scaling.importing.importer import Imported, import_source, surveyed
 from scaling.store.layout import SourceCard, part_path
 from scaling.store.writing import draft_of
@@ -35,6 +37,24 @@ def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {"scripted": Entry("scripted_reader:Scripted", ScriptedOptions, "says what happens")}
     monkeypatch.setattr(importer, "READERS", table)
     monkeypatch.setattr(listing, "ITEMS", (4, 4))
+    monkeypatch.setattr(importer, "Crew", Inline)
+
+
+class Inline:
+    """Decodes in this process, for tests of what has nothing to do with others: they take a second to start."""
+
+    def __init__(self, setting: Setting, n: int, watcher: Watcher, *, too_long: float) -> None:
+        self._setting, self._watcher = setting, watcher
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self._watcher.done(make_part(self._setting, self._setting.open(), job, lambda _, __: None))
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch, _scripted: None) -> None:
+    """Decodes in processes, as the program does."""
+    monkeypatch.setattr(importer, "Crew", Crew)
 
 
 @pytest.fixture
@@ -47,7 +67,7 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, files: Path) -> Import:
+def run(tmp_path: Path, files: Path, _scripted: None) -> Import:
     def imported(name: str = "mine", store: str = "store", workers: int = 2, **changed: Any) -> Imported:
         from scripted_reader import ScriptedOptions
 
@@ -84,6 +104,7 @@ def test_images_are_stored_in_the_order_of_the_listing_with_their_rows(run: Impo
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["mine", "store.json"]
 
 
+@pytest.mark.usefixtures("apart")
 def test_three_workers_write_the_bytes_of_one(run: Import, tmp_path: Path) -> None:
     run(store="one", workers=1)
     run(store="three", workers=3)
@@ -156,15 +177,12 @@ def test_bad_items_are_set_aside_with_their_reason_and_everything_adds_up(
     assert not whole & {item for item, _ in aside if "#" not in item}
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_an_item_that_ends_its_process_costs_only_itself(
-    run: Import, files: Path, tmp_path: Path, workers: int
-) -> None:
+@pytest.mark.usefixtures("apart")
+def test_an_item_that_ends_its_process_costs_only_itself(run: Import, files: Path, tmp_path: Path) -> None:
     (files / "01.txt").write_text("kill")
     (files / "02.txt").write_text("crash")
     (files / "09.txt").write_text("images 1\nkill")
-    done = run(workers=workers)
-    assert done.card.n_images == 15
+    assert run(workers=1).card.n_images == 15
     assert quarantine(tmp_path / "store" / "mine") == [
         ("01.txt", "its process was killed (SIGKILL), as the kernel does when memory runs out"),
         ("02.txt", "its process crashed (SIGSEGV)"),
@@ -172,6 +190,7 @@ def test_an_item_that_ends_its_process_costs_only_itself(
     ]
 
 
+@pytest.mark.usefixtures("apart")
 def test_an_item_that_fails_once_and_then_alone_does_not_is_kept(run: Import, files: Path, tmp_path: Path) -> None:
     (files / "05.txt").write_text("kill-once\nimages 1")
     assert run().card.n_images == 19
@@ -179,6 +198,7 @@ def test_an_item_that_fails_once_and_then_alone_does_not_is_kept(run: Import, fi
     assert quarantine(tmp_path / "store" / "mine") == []
 
 
+@pytest.mark.usefixtures("apart")
 def test_an_item_that_takes_for_ever_is_ended(run: Import, files: Path, tmp_path: Path) -> None:
     (files / "05.txt").write_text("sleep 60")
     assert run(too_long=0.5).card.n_images == 18
@@ -334,40 +354,39 @@ def test_interrupted_it_stops_at_once_and_keeps_what_is_finished(
     assert len(list(draft.glob("part-*.json"))) == 3
 
 
-def test_finished_parts_are_not_done_again(run: Import, files: Path, tmp_path: Path) -> None:
-    (files / "13.txt").write_text("kill")
-    with pytest.raises(KeyboardInterrupt):
-        _interrupted_at_the_end(run)
-    draft = draft_of(tmp_path / "store", "mine")
-    before = {path.name: path.stat().st_mtime_ns for path in draft.glob("part-*.npy")}
-    assert len(before) == 3
-    with pytest.raises(KeyboardInterrupt):
-        _interrupted_at_the_end(run)
-    assert {path.name: path.stat().st_mtime_ns for path in draft.glob("part-*.npy")} == before
-
-
 def _interrupted_at_the_end(run: Import) -> None:
-    """Interrupted when the last part is about to be tried alone."""
-    from scaling.importing.crew import Crew
+    """Interrupted when all but the last part are done."""
 
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+    class Interrupted(Inline):
+        def run(self, jobs: Iterable[Job]) -> None:
+            for job in jobs:
+                if job.number == 3:
+                    raise KeyboardInterrupt
+                super().run([job])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Crew, "_alone", interrupt)
-        run()
+        patch.setattr(importer, "Crew", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+
+
+def test_finished_parts_are_not_done_again(run: Import, tmp_path: Path) -> None:
+    _interrupted_at_the_end(run)
+    draft = draft_of(tmp_path / "store", "mine")
+    before = {path.name: path.stat().st_mtime_ns for path in draft.glob("part-*")}
+    assert len(before) == 9
+    _interrupted_at_the_end(run)
+    assert {path.name: path.stat().st_mtime_ns for path in draft.glob("part-*")} == before
 
 
 def test_an_unfinished_import_of_other_files_is_refused_and_replaced_when_asked_to(
     run: Import, files: Path, tmp_path: Path
 ) -> None:
-    (files / "13.txt").write_text("kill")
-    with pytest.raises(KeyboardInterrupt):
-        _interrupted_at_the_end(run)
-    (files / "13.txt").write_text("images 1")
+    _interrupted_at_the_end(run)
+    (files / "13.txt").write_text("images 3")
     with pytest.raises(SpecError, match="an import of it is unfinished, and its files have changed since; --replace"):
         run()
-    assert run(replace=True).card.n_images == 19
+    assert run(replace=True).card.n_images == 21
 
 
 @pytest.mark.parametrize("step", ["before the card", "before the name", "between the names"])
@@ -449,6 +468,7 @@ def test_files_that_change_while_they_are_read_are_noticed(
     assert not draft_of(tmp_path / "store", "mine").exists()
 
 
+@pytest.mark.usefixtures("apart")
 def test_processes_that_cannot_even_start_are_told(run: Import, monkeypatch: pytest.MonkeyPatch) -> None:
     from scripted_reader import ScriptedOptions
 
