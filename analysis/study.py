@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.benefit import DEFINITIONS, benefits, headline
 from analysis.correlate import correlate
-from analysis.features import FEATURES
+from analysis.features import FEATURES, PLANTED
 from analysis.figures import error as error_figure
 from analysis.figures.error import Curve, References, curves
 from analysis.observations import held_out, kept, load, mean_over_tasks, references, shared_tasks, without_result
@@ -113,7 +113,7 @@ def _with_held(means: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
 
 def _features(tasks: pd.DataFrame) -> list[str] | None:
     """Those of the table that are known here; all its numbers where none is."""
-    known = [name for name in FEATURES if name in tasks]
+    known = [name for name in (*FEATURES, PLANTED) if name in tasks]
     return known or None
 
 

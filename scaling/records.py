@@ -68,7 +68,8 @@ TASK_COLUMNS: dict[str, str] = {
     "pretraining_mixture": "mixture that modality_share and pretraining_distance compare the task with",
     "pretraining_images": "size of that mixture's set of images; of a sweep's sets the one the benefits are of",
 }
-"""Task table: one row per task; the features that `analysis.features` computes are further columns."""
+"""Task table: one row per task; the features that `analysis.features` computes are further columns, and `scale_need`
+where a synthetic source planted how much of a task needs scale, 0-1."""
 
 TUNING_COLUMNS: dict[str, str] = {
     "kind": "trial: a run at an anchor; choice: what a model of the grid trains with",

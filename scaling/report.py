@@ -112,7 +112,7 @@ def task_table(plan: Plan) -> pd.DataFrame:
 
 def _task_row(cache: Path, info: TaskInfo, pretraining: Pretraining) -> dict[str, Any]:
     """From the cache, unless features have come since, or one means something else, or modalities have other names."""
-    from analysis.features import FEATURES, VERSION
+    from analysis.features import FEATURES, PLANTED, VERSION
 
     run, share = pretraining.run, pretraining.share(info.modality)
     identities = [info.identity, *([run.spec.data_identity[:24]] if run else [])]
@@ -128,7 +128,8 @@ def _task_row(cache: Path, info: TaskInfo, pretraining: Pretraining) -> dict[str
         "pretraining_mixture": run.point.mixture if run else None,
         "pretraining_images": run.spec.n_unique if run else None,
     }
-    return {**named, **kept["sizes"], **compared, **kept["features"]}
+    planted = {} if info.scale_need is None else {PLANTED: info.scale_need}
+    return {**named, **kept["sizes"], **compared, **planted, **kept["features"]}
 
 
 def _sizes_and_features(cache: Path, info: TaskInfo, pretraining: Pretraining) -> dict[str, Any]:

@@ -31,6 +31,8 @@ FEATURES = {
         PRETRAINING_DISTANCE,
     )
 }
+PLANTED = "scale_need"
+"""No feature of images but the truth: a column of tasks whose source planted how much of them needs scale, 0-1."""
 VERSION = 2
 """Raised when a feature comes to mean something else, so that kept values are computed again."""
 
