@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from scaling import options, probe_options
 from scaling.errors import unknown
 from scaling.medical_reader_options import DicomOptions, NiftiOptions
-from scaling.source_options import MedmnistOptions, NpzOptions, PhantomsOptions
+from scaling.source_options import MedmnistOptions, NpzOptions, PhantomsOptions, StoreOptions
 
 T = TypeVar("T")
 
@@ -147,6 +147,7 @@ SOURCES: Mapping[str, Entry] = MappingProxyType(
     {
         "phantoms": Entry("scaling.data.phantoms:Phantoms", PhantomsOptions, "synthetic, five modalities"),
         "npz": Entry("scaling.data.npz:Npz", NpzOptions, "packs in MedMNIST's layout"),
+        "store": Entry("scaling.data.store:Store", StoreOptions, "what `scaling data import` made ready"),
         "medmnist": Entry(
             "scaling.data.medmnist:Medmnist", MedmnistOptions, "MedMNIST's own files, known by their MD5"
         ),

@@ -11,7 +11,7 @@ from scaling.data.joined import Joined
 from scaling.data.source import Source
 from scaling.document import Document
 from scaling.errors import DataMissing, Problem, SpecError
-from scaling.source_options import ROOT_VARIABLE
+from scaling.source_options import ROOT_VARIABLE, MedmnistOptions
 
 TASKS = "tasks_from"
 
@@ -56,8 +56,12 @@ def _rooted(data: DataOptions, document: Document, data_root: str | None, at: tu
             what = (
                 f"is not set; give --data-root DIR, or set ${ROOT_VARIABLE}, or write {'.'.join(at)}.root in the YAML"
             )
+            if isinstance(data, MedmnistOptions):
+                what += f"; `scaling data download medmnist --size {data.image_size} --to DIR` fetches its files"
             raise DataMissing([document.problem((*at, "root"), what)])
         update["root"] = str(Path(root).expanduser().resolve())
+    if "path" in type(data).model_fields:
+        update["path"] = str(Path(data.path).expanduser().resolve())  # type: ignore[attr-defined]
     if data.tasks_from is not None:
         update[TASKS] = _rooted(data.tasks_from, document, data_root, (*at, TASKS))
     return data.model_copy(update=update)

@@ -147,6 +147,27 @@ class NpzOptions(SourceOptions):
     """File name -> what it holds."""
 
 
+Contaminated = Literal["exclude", "keep"]
+"""What becomes of pretraining images that are (nearly) one of a task's validation or test split."""
+
+
+class StoreOptions(SourceOptions):
+    """A store made by `scaling data import`."""
+
+    source: Literal["store"]
+    path: str
+    """The store's folder."""
+    image_size: int = Field(gt=0)
+    """The store's or smaller: means over areas."""
+    sources: Annotated[
+        Annotated[Literal["all"], Text] | Annotated[list[str], Field(min_length=1), Other], BY_TYPE
+    ] = "all"
+    """Sources of the store that are pretrained on: their images of no split, and of training splits."""
+    tasks: Annotated[Annotated[Literal["all"], Text] | Annotated[list[str], Other], BY_TYPE] = "all"
+    """Tasks of any source of the store; all: those that have all three splits."""
+    contaminated: Contaminated = "exclude"
+
+
 def _set(name: str) -> str:
     if name not in SETS:
         raise PydanticCustomError("ours", "{text}", {"text": unknown("set", name, SETS)})
@@ -170,7 +191,7 @@ class MedmnistOptions(SourceOptions):
         Annotated[Literal["train"], Text] | Annotated[dict[SetName, list[Literal["train", "val"]]], Other], BY_TYPE
     ] = "train"
     """train: the training splits of all `sets`; else set -> splits, those not named are only probed."""
-    stride: int = Field(default=4, ge=1)
+    stride: int = Field(default=4, ge=1, le=28)
     """Of volumes, every so many slices; those on which nothing is to be seen are left out."""
     cache: str | None = None
     """Folder for the arrays taken out of the files, as large as these; null = `unpacked` beside them."""
@@ -212,5 +233,5 @@ def _of(sizes: Iterable[int]) -> str:
     return ", ".join(map(str, sizes))
 
 
-TaskSource = Annotated[PhantomsOptions | NpzOptions | MedmnistOptions, Discriminator("source")]
+TaskSource = Annotated[PhantomsOptions | NpzOptions | MedmnistOptions | StoreOptions, Discriminator("source")]
 """Every source; the classes above name it before it can be."""

@@ -13,6 +13,7 @@ from scaling.data.cache import cached
 from scaling.data.mixture import select
 from scaling.data.source import Source
 from tests.scaling.medmnist_fakes import write_fakes
+from tests.scaling.stores import write_example
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "phantoms": {"image_size": 32, "pool_size": 300, "n_train": 40, "n_val": 24, "n_test": 24},
@@ -27,9 +28,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "cells.npz": {"modality": "microscopy", "pretrain": ["train"], "task": {"kind": "multi-class"}},
         },
     },
+    "store": {"image_size": 28},
     "medmnist": {"sets": ["bloodmnist", "breastmnist", "chestmnist", "organmnist3d"], "stride": 7},
 }
-SIZES = {"medmnist": (28, 64)}
+SIZES = {"medmnist": (28, 64), "store": (28, 14)}
 """Of a source that does not have any: two that it has."""
 
 
@@ -41,7 +43,7 @@ class Open:
         self.sizes = SIZES.get(name, (28, 48))
 
     def __call__(self, **changed: Any) -> Source:
-        where = {"root": str(self.root)} if "root" in SOURCES[self.name].options.model_fields else {}
+        where = {key: str(self.root) for key in ("root", "path") if key in SOURCES[self.name].options.model_fields}
         values = {"source": self.name, "channels": 3, **EXAMPLES[self.name], **where, **changed}
         source: Source = SOURCES[self.name].load()(SOURCES[self.name].options.model_validate(values))
         return source
@@ -51,6 +53,8 @@ class Open:
 def open_source(request: pytest.FixtureRequest, packs: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     if request.param == "medmnist":
         write_fakes(packs, EXAMPLES["medmnist"]["sets"], monkeypatch, sizes=SIZES["medmnist"])
+    if request.param == "store":
+        return Open("store", write_example(packs.parent / "store"))
     return Open(request.param, packs)
 
 
