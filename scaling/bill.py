@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scaling.accelerators import ACCELERATORS, REACHED
 from scaling.budgeting import overpaid
 from scaling.calibration import Calibration, load_calibrations
-from scaling.cost import Evidence
+from scaling.cost import RECOMPUTING, Estimate, Evidence, encode_flops
 from scaling.launch.launcher import Node
 from scaling.plan import Plan
 from scaling.planned import PlannedRun, Standing
@@ -34,6 +35,11 @@ class Line:
     """An earlier point that is the same run, so that this one costs nothing."""
 
     @property
+    def name(self) -> str | None:
+        """The run's fingerprint; None where it is unknown."""
+        return None if self.standing.state == "unknown" else self.run.dir.run
+
+    @property
     def gpu_seconds(self) -> float:
         return (self.seconds or 0.0) * self.allotment.resources.gpus
 
@@ -44,7 +50,7 @@ class Line:
     def to_json(self) -> dict[str, Any]:
         cost, given = self.run.cost, self.allotment
         return {
-            "run": self.run.dir.run,
+            "run": self.name,
             **vars(self.run.point),
             "n_unique": self.run.spec.n_unique,
             "repeated": dict(self.run.repeated()),
@@ -62,6 +68,7 @@ class Line:
             "memory_basis": given.basis,
             "seconds": self.seconds,
             "seconds_basis": self.seconds_basis or None,
+            "probe_flops": probe_flops(self.run),
             "state": self.standing.state,
             "same_as": self.same_as or None,
             "holdout": self.run.holdout,
@@ -92,6 +99,11 @@ class Bill:
     def untimed(self) -> int:
         """Runs to do of which nobody knows how long they take."""
         return sum(line.seconds is None for line in self.to_do)
+
+    @property
+    def assumed(self) -> bool:
+        """Whether times rest on a share of a GPU's peak that nobody measured."""
+        return any(line.seconds_basis == "assumed" for line in self.to_do)
 
     @property
     def slot_hours(self) -> float:
@@ -130,7 +142,7 @@ class Bill:
     @property
     def question(self) -> str | None:
         """What `scaling run` would ask about the budget."""
-        if self.untimed == len(self.to_do):
+        if self.untimed == len(self.to_do) or self.assumed:
             return None
         return over_budget(self.plan, self.used.gpu_hours, self.gpu_hours) or over_budget(
             self.plan, self.used.cpu_hours, self.cpu_hours, unit="cpu"
@@ -149,7 +161,7 @@ class Bill:
             "excluded": [{**vars(e.point), "rule": e.rule} for e in self.plan.excluded],
             "totals": {
                 "runs": len(self.own),
-                "done": len(self.own) - len(self.to_do),
+                "done": None if self.plan.missing else len(self.own) - len(self.to_do),
                 "to_do": len(self.to_do),
                 "same_as_another": len(self.lines) - len(self.own),
                 "excluded": len(self.plan.excluded),
@@ -173,6 +185,7 @@ class Bill:
                 "question": self.question,
             },
             "mlflow": {"uri": self.plan.tracking_uri, "experiment": sweep.tracking.experiment},
+            "data_missing": bool(self.plan.missing),
             "problems": list(self.problems),
             "warnings": list(self.warnings),
         }
@@ -188,7 +201,8 @@ def bill_of(
 ) -> Bill:
     """For these nodes, by what was finished and calibrated under the plan's root; `check` looks for problems too."""
     known = load_calibrations(plan.root) if calibrations is None else calibrations
-    standings, sizer = plan.standings(), Sizer(plan, nodes, known)
+    sizer = Sizer(plan, nodes, known)
+    standings = dict.fromkeys(plan.unique(), Standing(state="unknown")) if plan.missing else plan.standings()
     evidence = Evidence(plan.measured(standings))
     lines, first = [], dict[str, str]()
     for run in plan.runs:
@@ -210,14 +224,14 @@ def bill_of(
         *repeats(plan.runs),
         *overpaid(plan.sweep, (run.spec for run in plan.runs)),
         *warnings(plan, nodes),
-        *filter(None, [changed_data(plan)]),
+        *filter(None, [] if plan.missing else [changed_data(plan)]),
     ]
     return Bill(
         plan=plan,
         nodes=nodes,
         lines=lines,
         used=usage_of(plan),
-        problems=[str(problem) for problem in preflight(plan, nodes, known)] if check else [],
+        problems=[str(problem) for problem in plan.missing or preflight(plan, nodes, known)] if check else [],
         warnings=notes,
     )
 
@@ -244,8 +258,25 @@ def _left(run: PlannedRun, standing: Standing, given: Allotment, evidence: Evide
     rate = given.calibrated.images_per_second * given.n_ranks if given.calibrated else None
     images = spec.n_steps * spec.batch_size
     point, recomputed = run.point, given.recomputed
-    found = evidence.estimate(point.model, point.algorithm, flops, rate, images, recomputed=recomputed)
+    found = evidence.estimate(point.model, point.algorithm, flops, rate, images, recomputed=recomputed) or assumed(
+        run, flops, given
+    )
     if found is None:
         return None, ""
     begun = standing.last["step"] / spec.n_steps if standing.last and flops and spec.n_steps else 0.0
     return found.seconds * max(0.0, 1 - begun), found.basis
+
+
+def assumed(run: PlannedRun, flops: float, given: Allotment) -> Estimate | None:
+    """By the peak of the GPU that the YAML names, where that is known: training and the probes' forward passes."""
+    gpu = ACCELERATORS.get(given.resources.accelerator or "")
+    if gpu is None or not given.resources.gpus:
+        return None
+    work = flops * (RECOMPUTING if given.recomputed else 1.0) + probe_flops(run)
+    return Estimate(seconds=work / (gpu.flops * REACHED * given.resources.gpus), basis="assumed")
+
+
+def probe_flops(run: PlannedRun) -> float:
+    """Of the forward passes over all tasks whose sizes are known."""
+    n_images = sum((info.n_train or 0) + (info.n_other or 0) for info in run.tasks.values())
+    return n_images * encode_flops(run.spec)

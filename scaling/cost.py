@@ -17,7 +17,7 @@ from scaling.algorithms.closed_forms import Cost, paper_axis
 from scaling.calibration import Calibration, image_bytes, shape_key
 from scaling.catalog import ALGORITHMS
 from scaling.grid import RunSpec
-from scaling.models.shape import Shape, embedding_params
+from scaling.models.shape import Shape, embedding_params, encoder_flops
 from scaling.options import Options
 
 CUDA_CONTEXT = 600 * 2**20
@@ -113,6 +113,12 @@ class RunCost:
         return int(held + images * values * wide + image_bytes(spec, memory) + around)
 
 
+def encode_flops(spec: RunSpec) -> float:
+    """Of a forward pass of the encoder for one image, as probes need it."""
+    shape = shape_of(spec)
+    return encoder_flops(shape, shape.n_patches) if shape.width else 0.0
+
+
 def shape_of(spec: RunSpec) -> Shape:
     return Shape(**{field: getattr(spec, field) for field in Shape.__dataclass_fields__})
 
@@ -155,8 +161,9 @@ class Estimate:
     """Seconds a run will take, and what says so."""
 
     seconds: float
-    basis: Literal["runs", "calibration", "other runs"]
-    """Finished runs of its model and algorithm; a few measured steps of its shape; finished runs of another kind."""
+    basis: Literal["runs", "calibration", "other runs", "assumed"]
+    """Finished runs of its model and algorithm; a few measured steps of its shape; finished runs of another kind; FLOPs
+    at an assumed share of a GPU's peak."""
 
 
 class Evidence:

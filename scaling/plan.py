@@ -14,6 +14,7 @@ from scaling.cost import Measured, cost_of
 from scaling.data.source import Source, TaskInfo
 from scaling.document import Document
 from scaling.errors import Problem, SpecError, unknown
+from scaling.expected import Expected
 from scaling.grid import NO_MIXTURE, Excluded, Point, RunSpec, expand, fingerprint, held_out
 from scaling.opening import open_source, source_of
 from scaling.options import Options
@@ -49,6 +50,8 @@ class Plan:
     excluded: tuple[Excluded, ...]
     tasks: tuple[TaskInfo, ...]
     synthetic: bool
+    missing: tuple[Problem, ...] = ()
+    """Files that are not here: then this is a price alone, and which runs are done is unknown."""
 
     def job(self, run: PlannedRun) -> Job:
         return Job(
@@ -197,15 +200,18 @@ Tuned = Mapping[tuple[str, str], Options]
 """(algorithm, model) -> the algorithm's options as the sweep's tuning chose them."""
 
 
-def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | None = None) -> Plan:
-    """Raises SpecError for mixtures the source cannot fill, unknown tasks and modalities, points that do not see all
-    their images, and an empty grid."""
+def make_plan(sweep: Sweep, document: Document, source: Source | Expected, tuned: Tuned | None = None) -> Plan:
+    """Of what is `Expected` where the files are not here. Raises SpecError for mixtures the source cannot fill, unknown
+    tasks and modalities, points that do not see all their images, and an empty grid."""
     points, excluded = expand(sweep, document)
-    tasks = _tasks(sweep, document, source)
-    problems = [*_unfollowed(sweep, document, tasks), *misnamed(sweep, document, source.pool())]
+    tasks, modalities = _offered(sweep, document, source)
+    problems = [*_unfollowed(sweep, document, tasks), *(misnamed(sweep, document, modalities) if modalities else ())]
     if problems:
         raise SpecError(problems)
-    sets = chosen_sets(sweep, document, source, points)
+    if isinstance(source, Expected):
+        sets = source.sets(sweep, document, points)
+    else:
+        sets = chosen_sets(sweep, document, source, points)
     root, settings = Path(sweep.root).resolve(), _probe_settings(sweep)
     runs = []
     for point in points:
@@ -242,6 +248,7 @@ def make_plan(sweep: Sweep, document: Document, source: Source, tuned: Tuned | N
         excluded=tuple(excluded),
         tasks=tasks,
         synthetic=source.synthetic,
+        missing=source.missing if isinstance(source, Expected) else (),
     )
 
 
@@ -269,8 +276,17 @@ def _probe_print(run: str, task: TaskInfo, settings: Mapping[str, Any]) -> str:
     return fingerprint({"schema": PROBE_SCHEMA, "run": run, "task": task.identity, "name": task.name, **settings})
 
 
-def _tasks(sweep: Sweep, document: Document, source: Source) -> tuple[TaskInfo, ...]:
-    offered = {info.name: info for info in source.tasks()}
+def _offered(sweep: Sweep, document: Document, source: Source | Expected) -> tuple[tuple[TaskInfo, ...], Sequence[str]]:
+    """The tasks to probe, and the modalities there are; none where nothing is known of them."""
+    if isinstance(source, Expected):
+        known = source.tasks
+        tasks = source.named(sweep.probe.tasks) if known is None else _tasks(sweep, document, known)
+        return tasks, source.modalities
+    return _tasks(sweep, document, source.tasks()), source.pool().modalities
+
+
+def _tasks(sweep: Sweep, document: Document, infos: Sequence[TaskInfo]) -> tuple[TaskInfo, ...]:
+    offered = {info.name: info for info in infos}
     wanted = sweep.probe.tasks
     if wanted == "all":
         if not offered:

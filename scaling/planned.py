@@ -57,8 +57,9 @@ FAR_BEAT = 60.0
 class Standing:
     """How a run stands, from one look at its directory; a table of thousands reads no file twice."""
 
-    state: Literal["done", "diverged", "collapsed", "failed", "running", "to probe", "begun", "waiting"]
-    """begun: it has logged steps and nobody is at it; waiting: nothing is there yet."""
+    state: Literal["done", "diverged", "collapsed", "failed", "running", "to probe", "begun", "waiting", "unknown"]
+    """begun: it has logged steps and nobody is at it; waiting: nothing is there yet; unknown: without its images its
+    directory cannot be told."""
     record: RunRecord | None = None
     n_to_probe: int = 0
     failure: Mapping[str, Any] | None = None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from scaling.catalog import ALGORITHMS
 from scaling.config import Sweep
 from scaling.data.labels import label_set
-from scaling.data.mixture import Nested, TooFewImages
-from scaling.data.source import Pool, Source
+from scaling.data.mixture import Composition, Nested, TooFewImages
+from scaling.data.source import Source
 from scaling.document import Document
 from scaling.errors import Problem, SpecError
 from scaling.grid import Point
@@ -21,14 +21,9 @@ Cell = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChosenSet:
-    """What a plan keeps of a selection: not its images, of which there may be many millions."""
+class ChosenSet(Composition):
+    """What a plan keeps of a set: not its images, of which there may be many millions."""
 
-    identity: str = ""
-    """As `Selection.identity`; empty without images."""
-    n_by_modality: dict[str, int]
-    """Repeats counted."""
-    n_unique_by_modality: dict[str, int]
     labels: LabelSet | None = None
     """Of its images, where an algorithm that learns from labels is run on it."""
 
@@ -37,17 +32,18 @@ class ChosenSet:
         return sum(self.n_unique_by_modality.values())
 
 
-NO_SET = ChosenSet(n_by_modality={}, n_unique_by_modality={})
+NO_SET = ChosenSet(identity="", n_by_modality={}, n_unique_by_modality={})
+"""Of a run that pretrains on nothing."""
 
 
 def learns_from_labels(point: Point) -> bool:
     return "labels" in ALGORITHMS[point.algorithm].options.model_fields
 
 
-def misnamed(sweep: Sweep, document: Document, pool: Pool) -> Iterator[Problem]:
+def misnamed(sweep: Sweep, document: Document, modalities: Sequence[str]) -> Iterator[Problem]:
     """Modalities of mixtures that the source does not have."""
     for name, mixed in sweep.mixtures.items():
-        for at, what in unknown_modalities(mixed, pool.modalities):
+        for at, what in unknown_modalities(mixed, modalities):
             yield document.problem(("mixtures", name, *at), what)
 
 
@@ -60,21 +56,16 @@ def chosen_sets(sweep: Sweep, document: Document, source: Source, points: Sequen
         nested = Nested(pool, sweep.mixtures[mixture])
         for n_images in sorted({p.n_images for p in points if p.mixture == mixture}):
             try:
-                selection = nested.first(n_images)
+                composition = nested.composition(n_images)
             except TooFewImages as error:
                 at = ("mixtures", mixture) if "mixtures" in document.raw else ("grid", "n_images")
                 too_few.append(document.problem(at, f"n_images {n_images:,}: {error}"))
                 continue
             point = taught.get((mixture, n_images))
-            labels = label_set(source.labels(selection.indices)) if point else None
+            labels = label_set(source.labels(nested.first(n_images).indices)) if point else None
             if point and labels is None:
                 unlabelled.append(document.problem(("grid", "algorithm"), _without_labels(point)))
-            chosen[mixture, n_images] = ChosenSet(
-                identity=selection.identity,
-                n_by_modality=selection.n_by_modality,
-                n_unique_by_modality=selection.n_unique_by_modality,
-                labels=labels,
-            )
+            chosen[mixture, n_images] = ChosenSet(**vars(composition), labels=labels)
     if problems := too_few or unlabelled:
         raise SpecError(problems)
     return chosen

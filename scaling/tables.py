@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
+from scaling.accelerators import REACHED, REACHED_BETWEEN
 from scaling.bill import Bill, Line, flops_left
 from scaling.calibration import Calibration
 from scaling.catalog import ALGORITHMS, MODELS, PROBES, SOURCES
@@ -66,7 +67,7 @@ def plan_table(bill: Bill, *, everything: bool = False) -> Table:
     for line in bill.lines:
         point, cost = line.run.point, line.run.cost
         table.add_row(
-            line.run.dir.run,
+            line.name or "?",
             point.model,
             point.algorithm,
             point.mixture,
@@ -128,7 +129,7 @@ def _memory(line: Line) -> str:
 def _time(line: Line) -> str:
     if line.seconds is None or line.standing.over or line.same_as:
         return ""
-    return {"other runs": "~", "calibration": "*"}.get(line.seconds_basis, "") + duration(line.seconds)
+    return {"other runs": "~", "calibration": "*", "assumed": "?"}.get(line.seconds_basis, "") + duration(line.seconds)
 
 
 def _grouped_plan(bill: Bill) -> Table:
@@ -179,9 +180,10 @@ def plan_summary(bill: Bill) -> Iterator[str]:
     """The totals, a line each."""
     n_same, n_held = len(bill.lines) - len(bill.own), sum(line.run.holdout for line in bill.own)
     flops = sum(flops_left(line) for line in bill.to_do)
+    done = "how many are done is unknown" if bill.plan.missing else f"{len(bill.own) - len(bill.to_do)} done"
     parts = [
         f"{len(bill.own)} runs",
-        f"{len(bill.own) - len(bill.to_do)} done",
+        done,
         f"{len(bill.to_do)} to do" + (f" ({quantity(flops)}FLOPs)" if flops else ""),
         f"{len(bill.plan.excluded)} points excluded",
         f"{len(bill.plan.tasks)} tasks probed",
@@ -196,7 +198,8 @@ def plan_summary(bill: Bill) -> Iterator[str]:
         good = f"{size(disk.encoders)} of encoders and {size(disk.features)} of kept features for good"
         yield f"disk: {good}, up to {size(disk.checkpoints)} of checkpoints meanwhile; {free}"
     yield from _budget(bill)
-    for problem in bill.problems:
+    yield from _missing(bill)
+    for problem in bill.problems if not bill.plan.missing else ():
         yield f"`scaling run` would refuse on this machine: {problem}"
     for warning in bill.warnings:
         yield f"note: {warning}"
@@ -216,12 +219,35 @@ def _time_in_all(bill: Bill) -> str:
         return f"time: nothing of the kind was timed yet; `scaling calibrate {bill.plan.document.path}` measures it"
     spent = f"{hours(bill.gpu_hours)} GPU-hours" if bill.gpu_hours else f"{hours(bill.cpu_hours)} CPU-hours"
     text = f"time: {spent}, {duration(bill.slot_hours * 3600)} of one slot"
+    if bill.assumed:
+        return f"{text} ({_assumed(bill)})"
     if bill.wall_seconds is not None:
         text += f", about {duration(bill.wall_seconds)} here with {bill.at_once} at a time"
     bases = {line.seconds_basis for line in bill.to_do if line.seconds is not None}
     words = {"runs": "finished runs", "calibration": "calibrated steps", "other runs": "finished runs of other kinds"}
     text += f" (by {', '.join(words[basis] for basis in words if basis in bases)})"
     return text + (f"; of {bill.untimed} more nothing is known" if bill.untimed else "")
+
+
+def _assumed(bill: Bill) -> str:
+    """What a price rests on that nobody measured."""
+    low, high = (bill.gpu_hours * REACHED / share for share in reversed(REACHED_BETWEEN))
+    return (
+        f"at {REACHED:.0%} of {bill.plan.sweep.resources.accelerator}'s peak, a guess: {hours(low)} to "
+        f"{hours(high)} at the {REACHED_BETWEEN[1]:.0%} to {REACHED_BETWEEN[0]:.0%} of published codes; "
+        f"`scaling calibrate {bill.plan.document.path}` there measures it"
+    )
+
+
+def _missing(bill: Bill) -> Iterator[str]:
+    """That this is a price alone, why, and what to do."""
+    if bill.plan.missing:
+        yield (
+            "its data is not here, so this is a price from the YAML alone and `scaling run` refuses: fingerprints, and "
+            "with them which runs are done, follow from the images"
+        )
+        for problem in bill.plan.missing:
+            yield f"missing: {problem}"
 
 
 def hours(value: float) -> str:
@@ -258,6 +284,8 @@ def plan_legend(bill: Bill) -> Iterator[str]:
         marks.append("time ~ from runs of other kinds")
     if any(line.seconds_basis == "calibration" for line in lines):
         marks.append("time * from calibrated steps")
+    if bill.assumed:
+        marks.append("time ? at an assumed share of the GPU's peak")
     if marks:
         yield "; ".join(marks)
     tracking = bill.plan.sweep.tracking

@@ -48,6 +48,18 @@ def _planned(options: argparse.Namespace) -> Plan:
     return make_plan(sweep, document, source, tuned_options(sweep, Path(sweep.root).resolve()))
 
 
+def _priced(options: argparse.Namespace) -> Plan:
+    """As `_planned`; where the data is not here, of what the YAML says of it."""
+    from scaling.errors import DataMissing
+
+    try:
+        return _planned(options)
+    except DataMissing as missing:
+        from scaling.pricing import price
+
+        return price(options.sweep, missing)
+
+
 def _opened(options: argparse.Namespace) -> tuple[Sweep, Document, Source]:
     from scaling.config import load
     from scaling.plan import open_source
@@ -73,10 +85,11 @@ def kept(options: argparse.Namespace) -> Plan:
 def plan(options: argparse.Namespace) -> int:
     from scaling.bill import bill_of
     from scaling.launch.machine import here
+    from scaling.pricing import stated
     from scaling.tables import plan_legend, plan_summary, plan_table
 
-    planned = _planned(options)
-    bill = bill_of(planned, [here("here")])
+    planned = _priced(options)
+    bill = bill_of(planned, [stated(planned) or here("here")])
     if options.json:
         print_json({**bill.to_json(), **_tuning(planned)})
         return DONE
@@ -86,7 +99,7 @@ def plan(options: argparse.Namespace) -> int:
         say(console, line)
     for line in plan_summary(bill):
         say(console, line)
-    if planned.sweep.tune is not None:
+    if planned.sweep.tune is not None and not planned.missing:
         from scaling.choice import words
 
         for line in words(*_opened(options)):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.data.source import Images, Labels, Pool, Split, Task, TaskInfo, TaskKind
-from scaling.errors import Problem, SpecError, unknown
+from scaling.errors import DataMissing, Problem, SpecError, unknown
 from scaling.source_options import NpzOptions, NpzPack
 
 SPLITS = ("train", "val", "test")
@@ -29,7 +29,8 @@ class Npz:
         self.root = Path(options.root or ".")
         problems = [p for name, pack in options.files.items() for p in self._check(name, pack)]
         if problems:
-            raise SpecError(problems)
+            absent = sum(not (self.root / name).is_file() for name in options.files)  # of each there is one problem
+            raise (DataMissing if absent == len(problems) else SpecError)(problems)
 
     def pool(self) -> Pool:
         return self._pooled[0]
