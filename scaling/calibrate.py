@@ -25,6 +25,7 @@ from scaling.grid import RunSpec
 from scaling.kernels import LONG, Kernels, candidates, decide, pace
 from scaling.options import Recipe
 from scaling.planned import Job
+from scaling.process import keep_freed_memory
 from scaling.train import Training, build
 
 WARM_UP = 3
@@ -44,6 +45,8 @@ def measure(job: Job, device: torch.device, *, steps: int = 8) -> Calibration:
     if not isinstance(spec.options, Recipe):
         raise RunFailed(f"algorithm {spec.algorithm!r} trains nothing, so there is nothing to measure")
     torch.set_num_threads(job.cpus)
+    if device.type == "cpu":
+        keep_freed_memory()  # as a run does
     kernels = kernels_for(job, device)
     _forget_peak()
     before = resident_bytes()

@@ -42,7 +42,7 @@ from scaling.probes.evaluate import probe_task
 from scaling.probes.features import Part, parts_of, task_features
 from scaling.probes.kept import Kept, digest_of
 from scaling.probes.online import SHARE, Online, portion
-from scaling.process import die_with_parent
+from scaling.process import die_with_parent, keep_freed_memory
 from scaling.reading import Data
 from scaling.records import RunRecord
 from scaling.rundir import FEATURES, LeaseLost
@@ -66,6 +66,8 @@ def execute(attempt: Attempt, member: Member, on_step: OnStep) -> None:
     device = _device(job, member)
     threads = max(1, job.cpus // member.local_size)
     torch.set_num_threads(threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     with threadpool_limits(threads):  # small problems of the probes are many times slower on threads that must share
         attempt.clear_drafts("checkpoint.pt", "encoder.pt", "metrics.jsonl", PICTURE, FEATURES)
         kernels = _kernels(attempt, job, member, device)

@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from scaling.grid import RunSpec
 from scaling.optim import adamw
 from scaling.options import DinoV2Options, LearningRate, MaeOptions, Recipe
 from scaling.parallel import Draws
+from scaling.process import keep_freed_memory
 from scaling.rundir import RunDir
 from scaling.train import Training, build, pretrain
+from tests.benchmarks.apart import seconds_apart
 from tests.benchmarks.rows import Benchmark, Row
 
 ON_GPU = torch.cuda.is_available()
@@ -174,7 +177,8 @@ def lightly_step(spec: RunSpec, decoder: tuple[int, int, int], *, best: bool) ->
 
 def mae_step(image_size: int, patch_size: int, decoder: str) -> Iterator[Row]:
     """A step of the real loop, augmentation included, against one of lightly's same model on images that are ready, and
-    against that step with its transform; at one thread, as a run has one processor unless it asks for more."""
+    against that step with its transform; at one thread, as a run has one processor unless it asks for more, and in
+    processes of their own, ours set up as a run's."""
     from scaling.algorithms.closed_forms import decoder_size
     from scaling.cost import shape_of
 
@@ -184,21 +188,16 @@ def mae_step(image_size: int, patch_size: int, decoder: str) -> Iterator[Row]:
         return
     options = MaeOptions(decoder=decoder)  # type: ignore[arg-type]
     spec = spec_of("mae", options, "vit_ti", image_size, patch_size, BATCH)
-    sizes, n_threads = decoder_size(shape_of(spec), options), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        training, indices, augment = training_of(spec), torch.arange(BATCH), lightly_views(BATCH, image_size)
-        took = in_turns(
-            {
-                "ours": lambda: training.step(indices),
-                "best": lightly_step(spec, sizes, best=True),
-                "default": lightly_step(spec, sizes, best=False),
-                "augment": augment,
-            },
-            repeats=REPEATS if decoder == "light" else 2,
-        )
-    finally:
-        torch.set_num_threads(n_threads)
+    sizes = decoder_size(shape_of(spec), options)
+    took = seconds_apart(
+        {
+            "ours": partial(our_step, spec),
+            "best": partial(lightly_alone, spec, sizes, best=True),
+            "default": partial(lightly_alone, spec, sizes, best=False),
+            "augment": partial(lightly_views, BATCH, image_size),
+        },
+        repeats=REPEATS if decoder == "light" else 2,
+    )
     peers = {
         "best mode": (took["best"], "aim 1.3; "),
         "best mode and its transform": (took["best"] + took["augment"], ""),
@@ -210,8 +209,21 @@ def mae_step(image_size: int, patch_size: int, decoder: str) -> Iterator[Row]:
             ours=f"{BATCH / took['ours']:,.0f} img/core-s",
             peer=f"lightly, {peer} {BATCH / seconds:,.0f}",
             ratio=seconds / took["ours"],
-            note=f"{aim}one thread; {training.kernels}",
+            note=f"{aim}one thread, a process each",
         )
+
+
+def our_step(spec: RunSpec) -> Callable[[], object]:
+    """A step of the real loop in a process that is set up as a run's."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    training, indices = training_of(spec), torch.arange(spec.batch_size)
+    return lambda: training.step(indices)
+
+
+def lightly_alone(spec: RunSpec, decoder: tuple[int, int, int], *, best: bool) -> Callable[[], object]:
+    torch.set_num_threads(1)
+    return lightly_step(spec, decoder, best=best)
 
 
 def lightly_views(n: int, size: int) -> Callable[[], Any]:
