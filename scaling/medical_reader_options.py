@@ -70,9 +70,10 @@ class DicomOptions(MedicalReaderOptions):
     compare whatever was on the reader's screen; file for all others."""
     stride: int = Field(default=1, gt=0)
     """Every n-th frame of a multi-frame file, from the first."""
-    include: list[Literal["localizer", "burned-in", "raw"]] = []
-    """Set aside unless named: scouts and slide labels; images whose pixels bear text by their BurnedInAnnotation, often
-    the patient's name; detector images FOR PROCESSING, which nobody looks at and which double the processed ones."""
+    include: list[Literal["localizer", "mosaic", "burned-in", "raw"]] = []
+    """Set aside unless named: scouts and slide labels; mosaics, a volume's slices side by side in one image; images
+    whose pixels bear text by their BurnedInAnnotation, often the patient's name; detector images FOR PROCESSING, which
+    nobody looks at and which double the processed ones."""
 
 
 class NiftiOptions(MedicalReaderOptions):

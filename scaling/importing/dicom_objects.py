@@ -117,6 +117,8 @@ def refuse_non_images(header: Header, include: Sequence[str]) -> None:
     scouts = {"LOCALIZER", "LABEL", "OVERVIEW"} if modality == "SM" else {"LOCALIZER"}
     if "localizer" not in include and kind & scouts:
         raise Unreadable("localizer or slide label")
+    if "mosaic" not in include and "MOSAIC" in kind:
+        raise Unreadable("mosaic of slices")
     if "burned-in" not in include and text(header, "BurnedInAnnotation").upper() == "YES":
         raise Unreadable("burned-in annotation")
     if "raw" not in include and text(header, "PresentationIntentType").upper() == "FOR PROCESSING":

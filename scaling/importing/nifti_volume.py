@@ -71,7 +71,7 @@ class View:
     def cut(self, voxels: NDArray, index: int) -> NDArray:
         """(rows, columns) of slice `index`, counted towards right, anterior or superior."""
         at = voxels.shape[self.normal] - 1 - index if self.backwards[0] else index
-        plane = np.take(voxels, at, axis=self.normal)
+        plane = voxels[(slice(None),) * self.normal + (at,)]  # a view; np.take would copy the whole volume
         if self.rows > self.columns:
             plane = plane.T
         down, across = (-1 if back else 1 for back in self.backwards[1:])
@@ -185,7 +185,7 @@ def _streamed(stream: gzip.GzipFile, volumes: Volumes, start: int) -> NDArray:
 def _refuse_kind(image: Any) -> None:
     kind = type(image).__name__.removesuffix("Image").removesuffix("Pair")
     if kind not in ("Nifti1", "Nifti2", "Spm2Analyze", "Spm99Analyze", "Analyze"):
-        raise Unreadable(f"no image: {kind}")
+        raise Unreadable(f"no image: {'CIFTI' if kind == 'Cifti2' else kind}")
 
 
 def _refuse(header: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:

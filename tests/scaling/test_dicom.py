@@ -393,6 +393,7 @@ def test_some_hundred_shipped_files_are_listed_and_half_of_them_are_images() -> 
     ("tags", "why", "option"),
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer or slide label", "localizer"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic of slices", "mosaic"),
         ({"BurnedInAnnotation": "YES"}, "burned-in annotation", "burned-in"),
         ({"PresentationIntentType": "FOR PROCESSING"}, "raw detector image (FOR PROCESSING)", "raw"),
     ],

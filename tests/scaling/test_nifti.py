@@ -347,7 +347,7 @@ EXPECTED: dict[str, str | int] = {
     "nifti2.hdr": "no .img beside the .hdr",
     "reoriented_anat_moved.nii": 17,
     "resampled_anat_moved.nii": 3,
-    "row_major.dconn.nii": "no image: Cifti2",
+    "row_major.dconn.nii": "no image: CIFTI",
     "standard.nii.gz": 7,
 }
 
