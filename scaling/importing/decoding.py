@@ -203,7 +203,7 @@ def decoded(setting: Setting, reader: Reader, item: Item) -> Decoded:
 def _frames(reader: Reader, item: Item, aside: list[tuple[str, str]]) -> Iterator[Frame]:
     for number, frame in enumerate(reader.frames(item)):
         if isinstance(frame, Unreadable):
-            aside.append((f"{item.id}#{number}", str(frame)))
+            aside.append((frame.image_id or f"{item.id}#{number}", str(frame)))
         else:
             yield frame
 

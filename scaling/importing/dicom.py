@@ -78,15 +78,15 @@ class Dicom:
         about = self._labelled.of_image(about, text(header, ID_OF[of]) if of in ID_OF else item.id)
         n = n_frames(header)
         for index, stored in stored_frames(item.path, header, range(0, n, options.stride)):
+            image_id = item.id if n == 1 else f"{item.id}#{index}"
             if isinstance(stored, Unreadable):
-                yield stored
+                yield Unreadable(str(stored), image_id=image_id)
                 continue
             try:
                 seen = shown(stored, header, index, modality, options.voi, options.window)
             except Unreadable as reason:
-                yield reason
+                yield Unreadable(str(reason), image_id=image_id)
                 continue
-            image_id = item.id if n == 1 else f"{item.id}#{index}"
             yield Frame(id=image_id, pixels=seen.pixels, window=seen.window, about=about)
 
     def _group(self, header: Header, image_id: str) -> str:

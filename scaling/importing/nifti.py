@@ -88,7 +88,7 @@ class Nifti:
         for index in self._indices(voxels.shape[view.normal]):
             pixels = scaled(view.cut(voxels, index), volumes)
             if pixels.ndim == 2 and np.mean(pixels > floor) < self.options.min_tissue:
-                yield Unreadable("almost empty slice")
+                yield Unreadable("almost empty slice", image_id=f"{prefix}{index}")
                 continue
             pixels = square_pixels(pixels, *view.spacing)
             yield Frame(id=f"{prefix}{index}", pixels=pixels, window=window, about=about)

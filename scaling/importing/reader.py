@@ -22,6 +22,11 @@ LabelValue = int | tuple[int, ...]
 class Unreadable(Exception):
     """This item, or one image of it, cannot be used; the message is the reason in the quarantine table."""
 
+    def __init__(self, reason: str, *, image_id: str | None = None) -> None:
+        """`image_id` of a bad frame, as its `Frame` would have had; without one it is counted from the item's first."""
+        super().__init__(reason)
+        self.image_id = image_id
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSetting:

@@ -286,7 +286,9 @@ def test_a_bad_frame_costs_that_frame_alone(tmp_path: Path, bad: int) -> None:
     [listed] = opened.items()
     found = list(opened.frames(listed))
     assert [n for n, frame in enumerate(found) if isinstance(frame, Unreadable)] == [bad]
-    assert str(found[bad]) == "undecodable pixels: RLE Lossless"
+    assert [(str(each), each.image_id) for each in found if isinstance(each, Unreadable)] == [
+        ("undecodable pixels: RLE Lossless", f"a.dcm#{bad}")
+    ]
     for number, frame in enumerate(found):
         if isinstance(frame, Frame):
             np.testing.assert_array_equal(frame.pixels, ramp() + 1000 * number)
