@@ -184,7 +184,9 @@ def _of_a_store(verb: Add) -> None:
         added.set_defaults(verb=do, undone=undone, after_interrupt="")
         return added
 
-    storing.add_import_options(word("import", storing.import_, "read images into a store", undone="imported"))
+    imports = word("import", storing.import_, "read images into a store; safe to repeat", undone="imported")
+    imports.set_defaults(after_interrupt="; the same command goes on")
+    storing.add_import_options(imports)
     fetched = word("download", downloading.download, "fetch published sets, each known by its MD5", undone="fetched")
     downloading.add_download_options(fetched)
     listed = word("list", storing.list_, "the sources of a store")

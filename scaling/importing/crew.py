@@ -19,7 +19,7 @@ from multiprocessing import connection
 from typing import Protocol
 
 from scaling.errors import RunFailed
-from scaling.importing.decoding import NO_ITEM, Count, Failed, Job, Setting, work
+from scaling.importing.decoding import NO_ITEM, OUT_OF_MEMORY, Count, Failed, Job, Setting, work
 
 TOO_LONG = 900.0
 """Seconds that one item may take."""
@@ -89,7 +89,7 @@ class Hand:
             return "its process was killed (SIGKILL), as the kernel does when memory runs out"
         if code < 0:
             return f"its process crashed ({signal.Signals(-code).name})"
-        return "its process ended: memory ran out" if code == 1 else f"its process ended with code {code}"
+        return "needs more memory than there is" if code == OUT_OF_MEMORY else f"its process ended with code {code}"
 
     def dismiss(self) -> None:
         self._process.kill()
@@ -184,5 +184,5 @@ class Crew:
             deaths[at] += 1
             if deaths[at] >= DEATHS:
                 if at == NO_ITEM:
-                    raise RunFailed(f"processes end before they can read anything: {how}")
+                    raise RunFailed(f"decoding cannot start: {how} before it read anything")
                 job = replace(job, skip={**job.skip, at: how})

@@ -32,6 +32,8 @@ from scaling.store.writing import Finished, Row, draft_part, part_file, rows_tab
 BATCH = 256
 """Images whose rows are made together."""
 NO_ITEM = -1
+OUT_OF_MEMORY = 77
+"""Exit code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ def work(setting: Setting, pipe: Connection, at: Any, parent: int) -> None:
     except EOFError:
         return
     except MemoryError:
-        os._exit(1)  # as if the kernel had done it: the item is tried again alone
+        os._exit(OUT_OF_MEMORY)  # as if the kernel had done it: the item is tried again alone
     except OSError as error:
         pipe.send(Failed(f"{error.filename or setting.draft}: {error.strerror or error}"))
     except Exception:

@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -302,14 +301,11 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
 
 
 def _counts(manifest: Path) -> tuple[dict[str, int], int]:
-    table = pq.read_table(manifest, columns=["modality", "group"])
-    by_modality = Counter(dict(zip(*_value_counts(table["modality"].cast(pa.string())), strict=True)))
-    return dict(sorted(by_modality.items())), int(pc.count_distinct(table["group"]).as_py())
-
-
-def _value_counts(column: pa.ChunkedArray) -> tuple[list[str], list[int]]:
-    counted = pc.value_counts(column)
-    return counted.field("values").to_pylist(), counted.field("counts").to_pylist()
+    """Images of each modality, and groups."""
+    table = pq.read_table(manifest, columns=["modality", "group_hash"]).unify_dictionaries()
+    counted = pc.value_counts(table["modality"])
+    by_modality = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+    return dict(sorted(by_modality.items())), int(pc.count_distinct(table["group_hash"]).as_py())
 
 
 def write_source(
