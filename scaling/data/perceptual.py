@@ -5,8 +5,8 @@ transform, the 64 lowest frequencies but the mean. Brightness and contrast, size
 mirroring, turning and cropping do. Little detail makes different images alike, so that few differing bits are a
 suspicion (`contamination.py` looks at the pixels then), never a proof.
 
-Every number on the way is an integer below 2^53, held in float64: sums are exact in any order, so that every machine
-and every BLAS gives the same bits.
+Every number on the way is an integer that its float holds exactly (below 2^24 or 2^53): sums are the same in any order,
+so that every machine and every BLAS gives the same bits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from scaling.data.source import Images
 
 SIDE, BITS = 32, 64
 CHUNK_BYTES = 2**24
-LUMINANCE = np.array([77, 150, 29], np.uint32)
-"""Of 256: ITU-R 601."""
+LUMINANCE = np.array([77, 150, 29], np.uint16)
+"""Of 256: ITU-R 601. All together just fit into 16 bits, which is twice as fast as 32."""
 GREYS = 16
 """Steps of a grey value that the reduced image keeps."""
 COSINES = 4096
@@ -41,15 +41,17 @@ def grey(images: Images) -> NDArray[np.uint8]:
     """(n, height, width) of (n, 1 or 3, height, width): luminance in integers."""
     if images.shape[1] == 1:
         return images[:, 0]
-    weighed = sum(images[:, i].astype(np.uint32) * LUMINANCE[i] for i in range(3))
-    return ((weighed + np.uint32(128)) >> np.uint32(8)).astype(np.uint8)
+    weighed = sum(images[:, i] * LUMINANCE[i] for i in range(3))
+    return ((weighed + np.uint16(128)) >> np.uint16(8)).astype(np.uint8)
 
 
 def _reduced(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(n, SIDE, SIDE) means over areas in whole steps of 1 / GREYS."""
-    height, width = images.shape[1:]
-    sums = overlaps(height, SIDE) @ images.astype(np.float64) @ overlaps(width, SIDE).T
-    return np.floor(sums * GREYS / (height * width))
+    n, height, width = images.shape
+    exact = np.float32 if 255 * height * width < 2**24 else np.float64
+    rows = images.reshape(-1, width).astype(exact) @ overlaps(width, SIDE).T.astype(exact)
+    sums = overlaps(height, SIDE).astype(exact) @ rows.reshape(n, height, SIDE)
+    return np.floor(sums.astype(np.float64) * GREYS / (height * width))
 
 
 @functools.cache
