@@ -3,7 +3,8 @@
 S(v) is the least sum of squares among the curves for which a scalar g of the parameters is v. The interval holds every
 v with (S(v) - S_min) / s^2 <= t^2, s^2 = S_min / (n - p): for a law linear in its parameters Student's t interval
 itself, for others good wherever the law is nearly flat on the scale of the noise, however far the interval reaches
-(Bates and Watts 1988, chapter 6). Not good at: errors that are no independent normal ones of one variance.
+(Bates and Watts 1988, chapter 6). Near a parameter's bound `bounded` says what t such an S(v) amounts to. Not good at:
+errors that are no independent normal ones of one variance.
 
 S(v) comes from the solver that fits: a pseudo-point is added whose model value is g and whose target is v. At its
 optimum with g = g*, S is least among all curves with that g*, whatever the weight, so no weight has to be huge. A new
@@ -18,9 +19,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
+from analysis.bounded import root
 from analysis.laws.law import Law
 from analysis.objective import LARGEST_LOG, LOG_SQUARED
 from analysis.points import Matrix, Stack, Vector
+from analysis.rows import Rows
 from analysis.solver import Evaluate, Mask, minimise
 
 STIFF = 1e3
@@ -33,6 +36,8 @@ STUCK = 1e-2
 """Share of a step towards the aim that must be attained; less, with the data agreeing still, and g goes no further."""
 ROUNDS = 40
 """Of the search; ten are usual."""
+PATIENCE = 12
+"""Rounds after which brackets near a bound are only halved: roots jump where the bounded parameter leaves its bound."""
 LEAST_LUCK = 0.01
 """Share of a single run's variance by which the interval of a new run is wider than the curve's at least."""
 
@@ -95,54 +100,6 @@ def number(function: Callable[[Matrix], Vector], low: Vector, high: Vector) -> S
         return values[:, None], gradient[:, None, :]
 
     return Scalars(evaluate=evaluate, caps=np.full(1, np.inf))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """D data sets of one design with their optima by least squares, as linear as residuals are: curve - measured."""
-
-    evaluate: Evaluate
-    """x, thetas -> curve (B, n) and its gradient (B, n, p), in the residuals' unit."""
-    x: Matrix
-    measured: Matrix
-    """(D, n)."""
-    weights: Matrix
-    """(D, n); a point of weight 0 is none."""
-    thetas: Matrix
-    """(D, p) the optima."""
-    low: Matrix
-    high: Matrix
-    """(D, p) bounds."""
-
-    @property
-    def free(self) -> Vector:
-        """(D,) degrees of freedom."""
-        return (self.weights > 0).sum(axis=1) - float(self.thetas.shape[1])
-
-    def squares(self, thetas: Matrix, which: Vector | slice = slice(None)) -> Vector:
-        """(B,) weighted sums of squares of thetas (B, p) on the data sets `which`."""
-        residuals = self.evaluate(self.x, thetas)[0] - self.measured[which]
-        return np.einsum("bn,bn->b", self.weights[which], residuals**2)
-
-    def covariance(self) -> Stack:
-        """(D, p, p) inverse information, unscaled; zero for a parameter at its bound.
-
-        By columns of length 1, so that a parameter that hardly matters comes out as badly known and spoils no other.
-        """
-        jacobian = self.evaluate(self.x, self.thetas)[1] * np.sqrt(self.weights)[..., None]
-        room = 1e-6 * np.maximum(1.0, np.abs(self.thetas))
-        free = (self.thetas > self.low + room) & (self.thetas < self.high - room)
-        jacobian = jacobian * free[:, None, :]
-        length = np.linalg.norm(jacobian, axis=1)
-        length = np.where(length > 0, length, 1.0)
-        inverse = np.linalg.pinv(jacobian / length[:, None, :])
-        return inverse @ np.swapaxes(inverse, 1, 2) / (length[:, :, None] * length[:, None, :])
-
-    def spread(self, scalars: Scalars) -> Matrix:
-        """(D, K) variance of the scalars by the delta method, for residuals of variance 1."""
-        _, gradient = scalars.evaluate(self.thetas)
-        found: Matrix = np.einsum("dkp,dpq,dkq->dk", gradient, self.covariance(), gradient)
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +217,8 @@ class _Search:
         self.zero, self.unit = np.median(best, axis=0), np.median(error.reshape(n_sets, -1, 2)[..., 0], axis=0)
         self.ends, self.open = np.full(len(members), np.nan), np.zeros(len(members), bool)
         self.better = np.zeros(len(members), bool)
+        # within 2 t of its bound in its own errors the interval of some number may reach curves that feel it
+        self.near = rows.nearest.cost <= (2 * self.t_of_set) ** 2 * self.variance_of_set
 
     def run(self) -> None:
         ids = np.arange(len(self.set))
@@ -302,7 +261,8 @@ class _Search:
             within = (aim - least) * (aim - most) < 0
         bracketed = np.isfinite(most)
         far = np.abs(last.root[ids] - t) > 0.1 * t
-        bisect = bracketed & (~within | (far & (turn % 3 == 2)))
+        jumps = self.near[self.set[ids]] & (turn >= PATIENCE)
+        bisect = bracketed & (~within | (far & (turn % 3 == 2)) | jumps)
         # without a bracket: at most four times as far from the optimum as now, and no leap into another basin
         gone = (least - self.best[ids]) * side
         distance = np.where(np.isfinite(aim), (aim - self.best[ids]) * side, np.inf)
@@ -336,12 +296,23 @@ class _Search:
         thetas = found.thetas.reshape(2, len(ids), -1)[best, np.arange(len(ids))]
         value = self.scalars.evaluate(thetas)[0][np.arange(len(ids)), scalar]
         total = rows.squares(thetas, sets)
+        gap = value - aim
         if self.new is not None:
-            total = total + self.weight[ids] * (value - aim) ** 2
+            total = total + self.weight[ids] * gap**2
             value = aim.copy()
         excess = (total - self.least[ids]) / self.variance[ids]
-        root = np.sign(excess) * np.sqrt(np.abs(excess))
-        return _At(aim, value, root, thetas)
+        found = np.sign(excess) * np.sqrt(np.abs(excess))
+        near = self.near[sets] & (found > 0)
+        found[near] = self._near_bound(ids[near], thetas[near], gap[near], total[near], found[near])
+        return _At(aim, value, found, thetas)
+
+    def _near_bound(self, ids: Vector, thetas: Matrix, gap: Vector, total: Vector, found: Vector) -> Vector:
+        """Roots where a bound is near."""
+        sets, scalar = self.set[ids], self.scalar[ids]
+        gradient = self.scalars.evaluate(thetas)[1][np.arange(len(ids)), scalar]
+        luck = np.zeros(len(ids)) if self.new is None else 1 / self.weight[ids]
+        place = self.rows.place(thetas, sets, gradient, luck, gap)
+        return root(total, self.least[ids], place, self.rows.free[sets], found)
 
     def _starts(self, ids: Vector, aim: Vector, inside: _At, outside: _At) -> Matrix:
         """(2 x members, p): from the last curve inside, because the profile is continuous; and a guess ahead.

@@ -25,6 +25,7 @@ from analysis import profile
 from analysis.fit import Fit, Status
 from analysis.points import Matrix, Vector
 from analysis.resampling import ROUNDING, cluster_index, clusters_are_cells, resampled
+from analysis.rows import Rows
 
 Method = Literal["auto", "profile", "bootstrap", "parametric", "wild", "delta"]
 MANY, MANY_EACH = 20, 6
@@ -218,10 +219,10 @@ class Uncertainty:
         return float(stats.t.ppf((1 + self.level) / 2, self.free)) if self.free > 0 else np.nan
 
     @cached_property
-    def _rows(self) -> profile.Rows:
+    def _rows(self) -> Rows:
         found, cells = self.fit, _cells(self.fit)
         low, high = found.law.bounds(found.points.x, found.points.y)
-        return profile.Rows(
+        return Rows(
             evaluate=found.law.evaluate if found.objective.logs else profile.natural(found.law, cells.scale),
             x=cells.x,
             measured=cells.measured[None],
@@ -229,6 +230,7 @@ class Uncertainty:
             thetas=found.theta[None],
             low=low[None],
             high=high[None],
+            logs=found.law.logs,
         )
 
     @cached_property
@@ -287,12 +289,11 @@ class Uncertainty:
         else:
             ends = self._theta_ends
             low, high = ends.low[0], ends.high[0]
-            logs = np.array([parameter.log for parameter in law.parameters])
-            se = list(self._errors(self._thetas) * np.where(logs, value, 1.0))
+            se = list(self._errors(self._thetas) * np.where(law.logs, value, 1.0))
         with np.errstate(over="ignore"):
             low, high = law.natural(low), law.natural(high)
         if not self._resampled:
-            low = np.where(ends.low_open[0] & logs, 0.0, low)
+            low = np.where(ends.low_open[0] & law.logs, 0.0, low)
         return {
             name: Estimate(value=float(v), se=float(s), low=float(a), high=float(b))
             for name, v, s, a, b in zip(law.names, value, se, low, high, strict=True)
@@ -341,7 +342,7 @@ class Uncertainty:
 
     def _errors(self, scalars: profile.Scalars) -> Vector:
         """(K,) standard errors by the delta method; NaN for what depends on nothing that the data determine."""
-        spread = self._rows.spread(scalars)[0]
+        spread = self._rows.spread(scalars.evaluate(self._rows.thetas)[1])[0]
         return np.sqrt(np.where(spread > 0, spread, np.nan) * self._variance)
 
     def _ends(self, scalars: profile.Scalars, *, new: bool = False) -> profile.Ends:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.points import Matrix, Stack, Vector
 
@@ -78,6 +79,11 @@ class Law:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def logs(self) -> NDArray[np.bool_]:
+        """(p,) whether theta is a logarithm."""
+        return np.array([parameter.log for parameter in self.parameters])
 
     def theta(self, values: dict[str, float]) -> Vector:
         """Natural values by name -> theta (p,)."""

@@ -11,6 +11,7 @@ from analysis.fit import Fit, fit
 from analysis.laws import LAWS
 from analysis.objective import LOG_SQUARED, SQUARED, Objective
 from analysis.points import Vector, points
+from analysis.rows import Rows
 from analysis.solver import minimise
 from analysis.uncertainty import uncertainty
 
@@ -120,7 +121,7 @@ def test_units_and_the_order_of_rows_move_no_interval() -> None:
 def test_many_data_sets_at_once_have_the_ends_that_each_has_alone() -> None:
     fits = [above_floor(-3.0, seed=seed) for seed in range(5)]
     bounds = [SATURATING.bounds(found.points.x, found.points.y) for found in fits]
-    rows = profile.Rows(
+    rows = Rows(
         evaluate=SATURATING.evaluate,
         x=SIZES[:, None],
         measured=np.log([found.points.y for found in fits]),
@@ -128,6 +129,7 @@ def test_many_data_sets_at_once_have_the_ends_that_each_has_alone() -> None:
         thetas=np.array([found.theta for found in fits]),
         low=np.array([low for low, _ in bounds]),
         high=np.array([high for _, high in bounds]),
+        logs=SATURATING.logs,
     )
     t, variance = stats.t.ppf(0.975, rows.free), rows.squares(rows.thetas) / rows.free
     ends = profile.interval_ends(rows, profile.coordinates(rows.low[0], rows.high[0]), t, variance)

@@ -24,6 +24,7 @@ from analysis.laws import LAWS
 from analysis.laws.law import Law
 from analysis.objective import LOG_HUBER, LOG_SQUARED, Objective
 from analysis.points import Matrix, Vector, points
+from analysis.rows import Rows
 from analysis.uncertainty import Method, uncertainty
 from tests.benchmarks.coverage_categories import ACROSS_NUMBERS, MIXTURE_NUMBERS, mixtures, of_across
 from tests.benchmarks.coverage_choice import CHOICE_COLUMNS, choice_row, designs, of_choice, sets_of
@@ -114,7 +115,7 @@ def profiles(design: Design, n_sets: int, seed: int = 0) -> tuple[list[str], Vec
     asked, far = profile.log_curve(law, design.asked), profile.log_curve(law, design.asked[1:])
     one = variance[:, None]
     if k > 1:
-        curve, lost = rows.spread(far) * one, within[:, None] * (1 - 1 / k)
+        curve, lost = rows.spread(far.evaluate(rows.thetas)[1]) * one, within[:, None] * (1 - 1 / k)
         one = profile.variance_of_a_run(curve, one / k, float(free[0]), lost, n * (k - 1), level=LEVEL)
     parts = [
         profile.interval_ends(rows, parameters, t, variance),
@@ -133,14 +134,14 @@ def profiles(design: Design, n_sets: int, seed: int = 0) -> tuple[list[str], Vec
     return numbers(law), np.column_stack([np.broadcast_to(truth, (n_sets, len(truth))), run]), ends
 
 
-def _rows(design: Design, measured: Matrix) -> profile.Rows:
+def _rows(design: Design, measured: Matrix) -> Rows:
     """Every data set's optimum, searched from that of the curve without noise."""
     law, x = design.law, design.x
     base = fit(law, points(x, np.exp(law.log_predict(x, design.theta))))
     thetas, _ = refits(base, targets=np.exp(measured))
     bounds = [law.bounds(x, np.exp(one)) for one in measured]
     low, high = np.array([low for low, _ in bounds]), np.array([high for _, high in bounds])
-    return profile.Rows(
+    return Rows(
         evaluate=law.evaluate,
         x=x,
         measured=measured,
@@ -148,6 +149,7 @@ def _rows(design: Design, measured: Matrix) -> profile.Rows:
         thetas=np.clip(thetas, low, high),
         low=low,
         high=high,
+        logs=law.logs,
     )
 
 
