@@ -15,7 +15,7 @@ from scaling.data.labels import pooled_labels
 from scaling.data.source import MIXED, Images, Labels, Pool, Split, Task, TaskInfo
 from scaling.errors import DataMissing, Problem, SpecError, unknown
 from scaling.source_options import StoreOptions
-from scaling.store.layout import group_keys
+from scaling.store.layout import TABLES, group_keys
 from scaling.store.opened import NO_SPLIT, SPLITS, StoredImages, StoredSource, manifests_digest, open_sources
 
 TRAIN = SPLITS.index("train")
@@ -79,6 +79,15 @@ class Store:
         """Why -> images of the sources pretrained on that are not in the pool, those of other splits apart."""
         return self._pooled.left_out
 
+    def hashes(self) -> NDArray[np.uint64]:
+        """Perceptual, of the pool, as they were noted at import."""
+        return np.concatenate([source.numbers("phash") for source in self._sources])[self._pooled.rows]
+
+    @property
+    def tables(self) -> Path:
+        """Folder for what was found of the pool by looking at its images."""
+        return Path(self.options.path) / TABLES
+
     def read(self, indices: NDArray[np.int64]) -> Images:
         return self._images.take(self._pooled.rows[indices])
 
@@ -109,8 +118,8 @@ class Store:
         names = sorted({name for each in columns for name in each[4]})
         modality = np.concatenate([np.array([names.index(n) for n in each[4]], np.int16)[each[3]] for each in columns])
         held = splits > TRAIN
-        near = ~held & np.isin(groups, groups[held])
-        near |= ~held & np.isin(keys, keys[near])  # nor by a copy in another source
+        near = np.concatenate([_beside(each[1], each[2] > TRAIN) for each in columns])  # groups are of one source
+        near |= ~held & _among(keys, keys[near])  # nor by a copy in another source
         offered = np.flatnonzero(~held & ~near)
         first = _firsts(keys[offered])
         rows = offered[first]
@@ -119,11 +128,14 @@ class Store:
         if not len(rows):
             what = "has no image to pretrain on: all are of validation or test splits, or of their groups"
             raise SpecError([Problem(where="data.path", what=f"{self.options.path} {what}")])
-        there, codes = np.unique(modality[rows], return_inverse=True)
+        modality = modality[rows]
+        there = np.flatnonzero(np.bincount(modality, minlength=len(names)))
+        codes = np.zeros(len(names), np.int16)
+        codes[there] = np.arange(len(there))
         pool = Pool(
             keys=keys[rows],
             groups=groups[rows],
-            modality=codes.astype(np.int16),
+            modality=codes[modality],
             modalities=tuple(names[i] for i in there),
         )
         return Pooled(pool=pool, rows=rows, left_out={why: n for why, n in left_out.items() if n})
@@ -225,12 +237,31 @@ def _pool_columns(source: StoredSource) -> Columns:
     return table["key"].to_numpy(), groups, source.splits(table), *source.modalities(table)
 
 
+def _beside(groups: NDArray[np.uint64], held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n,) which others are of a group of which some image is held."""
+    return ~held & _among(groups, groups[held])
+
+
+def _among(values: NDArray[np.uint64], some: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """(n,) which of many values are among fewer; `np.isin` would sort the many."""
+    known = np.unique(some)
+    if not len(known):
+        return np.zeros(len(values), bool)
+    return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+
+
 def _firsts(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Positions of the first of each key, in order."""
-    order = np.argsort(keys, kind="stable")
-    fresh = np.ones(len(keys), bool)
-    fresh[order[1:]] = keys[order][1:] != keys[order][:-1]
-    return np.flatnonzero(fresh)
+    """Positions of the first of each key, in order. Sorting values is several times as fast as sorting positions, of
+    which only those of keys that come again need it."""
+    ordered = np.sort(keys)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(again):
+        return np.arange(len(keys))
+    at = np.flatnonzero(_among(keys, again))
+    order = at[np.argsort(keys[at], kind="stable")]
+    kept = np.ones(len(keys), bool)
+    kept[order[1:][keys[order[1:]] == keys[order[:-1]]]] = False
+    return np.flatnonzero(kept)
 
 
 def _absent(multi_label: bool, classes: list[str], labels: tuple[NDArray[np.int64], ...]) -> str:
