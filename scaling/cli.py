@@ -17,6 +17,7 @@ CODES = (
     "exit codes: 0 all done but what was cancelled, 2 the sweep or its resources are impossible, 3 some runs failed, "
     "4 budget, 130 interrupted or stopped"
 )
+CATALOG = ("models", "algorithms", "sources", "readers", "probes", "modalities", "recipes")
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _of_a_store(verb)
     add_verbs(verb)
     catalog = verb("catalog", verbs.catalog, "what a YAML can name")
-    catalog.add_argument("table", nargs="?", choices=("models", "algorithms", "sources", "probes", "recipes"))
+    catalog.add_argument("table", nargs="?", choices=CATALOG)
     return parser
 
 
