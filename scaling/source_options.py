@@ -16,6 +16,10 @@ ROOT_VARIABLE = "SCALING_DATA_ROOT"
 """Of the environment: the folder of files where nothing else says it."""
 
 
+Contaminated = Literal["exclude", "keep"]
+"""What becomes of pretraining images that are (nearly) one of a task's validation or test split."""
+
+
 class SourceOptions(Options):
     image_size: int = Field(gt=0)
     """Pixels, height = width."""
@@ -145,10 +149,7 @@ class NpzOptions(SourceOptions):
     """Folder of the files; null takes --data-root or $SCALING_DATA_ROOT."""
     files: dict[str, NpzPack] = Field(min_length=1)
     """File name -> what it holds."""
-
-
-Contaminated = Literal["exclude", "keep"]
-"""What becomes of pretraining images that are (nearly) one of a task's validation or test split."""
+    contaminated: Contaminated = "exclude"
 
 
 class StoreOptions(SourceOptions):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling.data.rows import is_direct, maps_tasks
 from scaling.data.source import Images, Labels, Pool, Source, Task, TaskInfo
+
+OF_THE_POOL = ("hashes", "tables", "left_out")
 
 
 class Joined:
@@ -33,3 +37,9 @@ class Joined:
 
     def task(self, name: str) -> Task:
         return self._tasks.task(name)
+
+    def __getattr__(self, name: str) -> Any:
+        """What a source may say of its pool beyond the contract; looked up late, because a pool takes its time."""
+        if name in OF_THE_POOL:
+            return getattr(self._images, name)
+        raise AttributeError(name)

@@ -6,6 +6,7 @@ STORE/NAME/manifest.parquet         a row per image, in the order of the parts' 
 STORE/NAME/quarantine.parquet       what could not be used: item, reason
 STORE/NAME/images-00000.npy, ...    uint8 (n, channels, size, size), the parts
 STORE/.NAME.importing/              an import under way: finished parts with their rows; becomes NAME at its end
+STORE/.copies/                      tables of images of a pool that are copies of what tasks are judged by
 STORE/.NAME.lock                    held by the one import of that name that runs
 """
 
@@ -29,6 +30,7 @@ from scaling.options import Options
 VERSION = 1
 NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
 """Of a source: a folder of the store, and nothing else."""
+TABLES = ".copies"
 LABEL = "label."
 """Prefix of the manifest's label columns: `label.TASK`, int16 class or list<uint8> of 0/1, null without a label."""
 
