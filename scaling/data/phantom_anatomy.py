@@ -77,7 +77,8 @@ class Dice:
         n_words = -(-height * width // 4)
         words = self._words(n_words) if self._latents is None else self._same(n_words)
         bits = words.astype("<u8", copy=False).view("<u2")[:, : height * width]
-        return normal_quantiles()[bits].reshape(-1, height, width).repeat(self.n // len(words), axis=0)
+        grain = normal_quantiles()[bits].reshape(-1, height, width)
+        return grain if len(grain) == self.n else grain.repeat(self.n, axis=0)
 
     def _same(self, n_words: int) -> Keys:
         """(1, n_words): with latents the grain of all images is one."""
@@ -237,6 +238,7 @@ class Anatomy:
         self.zoom = dice.uniform(*zoom)
         self.x0, self.y0 = dice.uniform(-shift, shift), dice.uniform(-shift, shift)
         self.tilt = dice.uniform(-tilt, tilt)
+        self._turn = cos_sin(self.tilt)
         self.outline(dice.smooth(size, 4) * np.float32(wobble))
 
     def outline(self, wobble: F32) -> None:
@@ -251,7 +253,7 @@ class Anatomy:
 
     def offsets(self, x: Number, y: Number) -> tuple[F32, F32]:
         """(n, 1, size) and (n, size, 1): distances of columns and rows from the body's point (x, y)."""
-        cos, sin = cos_sin(self.tilt)
+        cos, sin = self._turn
         x_image = self.x0 + self.zoom * (x * cos - y * sin)
         y_image = self.y0 + self.zoom * (x * sin + y * cos)
         return (self.axis - x_image[:, None])[:, None, :], (self.axis - y_image[:, None])[:, :, None]
@@ -263,19 +265,20 @@ class Anatomy:
         """
         length = min(int(2 * reach.max()) + 3, self.size)
         begin = np.floor(first * np.float32(-self.size / 2) - reach).astype(np.intp)
-        return np.clip(begin, 0, self.size - length), length
+        return np.minimum(np.maximum(begin, 0), self.size - length), length
 
     def ellipse(self, x: Number, y: Number, rx: Number, ry: Number, angle: Number = 0.0, edge: Number = 1.0) -> Mask:
         """1 inside, 0 outside; `edge` is the width of the transition in pixels."""
         rx, ry = np.maximum(rx * self.zoom, np.float32(1e-3)), np.maximum(ry * self.zoom, np.float32(1e-3))
-        cos, sin = cos_sin(angle + self.tilt)
+        cos, sin = self._turn if isinstance(angle, float) and angle == 0 else cos_sin(angle + self.tilt)
         gain = np.minimum(rx, ry) * np.float32(self.size / 4) / edge
         dx, dy = self.offsets(x, y)
         # Half a unit puts the edge at q = 1; less for what is smaller than a pixel, which else would shine through.
         height = gain + np.minimum(gain, np.float32(0.5))
         reach = np.sqrt(height / gain + self._most_wobble) * np.float32(self.size / 2)
-        left, wide = self._span(dx[:, 0, 0], reach * np.hypot(rx * cos, ry * sin))
-        top, tall = self._span(dy[:, 0, 0], reach * np.hypot(rx * sin, ry * cos))
+        cos2, sin2, rx2, ry2 = cos * cos, sin * sin, rx * rx, ry * ry
+        left, wide = self._span(dx[:, 0, 0], reach * np.sqrt(rx2 * cos2 + ry2 * sin2))
+        top, tall = self._span(dy[:, 0, 0], reach * np.sqrt(rx2 * sin2 + ry2 * cos2))
         wobble, corner = self.wobble, None
         if wide * tall < WORTHWHILE * self.size**2:
             corner = top, left
@@ -285,11 +288,17 @@ class Anatomy:
             wobble = windows(wobble, tall, wide)[each, top, left]
         rows = over_image(height) - over_image(gain * ((sin / rx) ** 2 + (cos / ry) ** 2)) * dy * dy
         columns = over_image(gain * ((cos / rx) ** 2 + (sin / ry) ** 2)) * dx * dx
-        mask = (over_image(gain * 2 * cos * sin * (ry**-2 - rx**-2)) * dy) * dx
+        mask = (over_image(gain * 2 * cos * sin * (over_square(ry) - over_square(rx))) * dy) * dx
         mask += rows
         mask -= columns
         mask += wobble * over_image(gain)
         return Mask(values=ramp(mask), corner=corner)
+
+
+def over_square(number: F32) -> F32:
+    """1 / number^2, rounded once: the library's power would round in its own way on each processor."""
+    wide = number.astype(np.float64)
+    return (1 / (wide * wide)).astype(np.float32)
 
 
 def cos_sin(angle: Number) -> tuple[F32, F32]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-MODULES = ("numerics", "ssl", "probes", "orchestration", "laws")
+MODULES = ("numerics", "ssl", "probes", "orchestration", "laws", "phantoms", "data")
 
 
 def main() -> None:
