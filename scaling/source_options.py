@@ -194,6 +194,7 @@ class MedmnistOptions(SourceOptions):
     """train: the training splits of all `sets`; else set -> splits, those not named are only probed."""
     stride: int = Field(default=4, ge=1, le=28)
     """Of volumes, every so many slices; those on which nothing is to be seen are left out."""
+    contaminated: Contaminated = "exclude"
     cache: str | None = None
     """Folder for the arrays taken out of the files, as large as these; null = `unpacked` beside them."""
 

@@ -23,12 +23,14 @@ class Medmnist:
 
     synthetic = False
     direct = True
+    tables: Path
+    """Folder for what is found out about the pool."""
 
     def __init__(self, options: MedmnistOptions) -> None:
         """Raises DataMissing for files that are not there, SpecError for others that have their names."""
         self.options = options
         root = Path(options.root or ".")
-        cache = Path(options.cache) if options.cache else root / "unpacked"
+        cache = self.tables = Path(options.cache) if options.cache else root / "unpacked"
         self.files = {
             name: MedmnistFile(name=name, size=options.image_size, root=root, cache=cache, stride=options.stride)
             for name in options.names

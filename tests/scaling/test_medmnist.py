@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from scaling.config import load
+from scaling.data.cache import cached_task
 from scaling.data.medmnist import Medmnist
 from scaling.data.source import Pool
 from scaling.errors import DataMissing, SpecError
 from scaling.medmnist_sets import IMAGES, SETS, SPLITS, address, file_name
+from scaling.opening import open_source, source_of
 from scaling.source_options import MedmnistOptions
 from tests.scaling.medmnist_fakes import N_VOLUMES, arrays_of, publish, write_fakes
 
@@ -173,6 +175,29 @@ def test_a_size_or_a_set_that_was_not_published_is_refused(tmp_path: Path) -> No
             options(tmp_path, **more)
 
 
+def test_training_images_that_another_set_is_judged_by_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smooth = np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8).repeat(7, axis=1).repeat(7, axis=2)
+    train, test = arrays_of("organamnist", 28), arrays_of("organcmnist", 28)
+    train["train_images"] = smooth
+    test["test_images"][:5] = smooth[:5]
+    np.savez(tmp_path / "organamnist.npz", **train)  # type: ignore[arg-type]
+    np.savez(tmp_path / "organcmnist.npz", **test)  # type: ignore[arg-type]
+    publish(tmp_path, monkeypatch)
+    for contaminated, n in (("exclude", 75), ("keep", 80)):
+        chosen = options(tmp_path, "organamnist", "organcmnist", contaminated=contaminated)
+        assert len(source_of(chosen).pool().keys) == n
+
+
+def test_a_task_is_read_where_it_lies_and_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fakes(tmp_path / "data", ("octmnist",), monkeypatch)
+    opened = source(tmp_path / "data", "octmnist")
+    task = cached_task(tmp_path / "cache", opened.tasks()[0], lambda: opened)
+    np.testing.assert_array_equal(task.test.images, opened.task("octmnist").test.images)
+    assert not (tmp_path / "cache").exists()
+
+
 # --- files -------------------------------------------------------------------------------------------------------
 
 
@@ -214,8 +239,6 @@ def test_what_is_missing_and_what_is_another_is_said_at_once(tmp_path: Path) -> 
 
 
 def test_problems_name_the_line_of_the_yaml(tmp_path: Path) -> None:
-    from scaling.plan import open_source
-
     sweep = tmp_path / "sweep.yaml"
     lines = ["name: a", "grid: {model: vit_atto, algorithm: mae, n_images: 8}", "data: {source: medmnist, channels: 3}"]
     sweep.write_text("\n".join([*lines, "pretrain: {images_seen: 8, batch_size: 8}"]))
