@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scaling.errors import Problem, SpecError
 from scaling.importing.clinical_files import files_below, matched, needs, pattern_of, root_of, stamp_of
-from scaling.importing.dicom_frames import header_of, n_frames, stored_frames
+from scaling.importing.dicom_frames import DAMAGED, guarded, header_of, n_frames, stored_frames
 from scaling.importing.dicom_objects import ID_OF, LEVELS, Header, group_of, modality_of, refuse_non_images, text
 from scaling.importing.dicom_pixels import shown
 from scaling.importing.label_table import check_paths, read_labels
@@ -71,11 +71,9 @@ class Dicom:
     def frames(self, item: Item) -> Iterator[Frame | Unreadable]:
         options = self.options
         header = header_of(item.path)
-        refuse_non_images(header, options.include)
-        modality = modality_of(header, options.modality)
-        about = About(modality=modality, group=self._group(header, item.id))
-        of = self._labelled.of
-        about = self._labelled.of_image(about, text(header, ID_OF[of]) if of in ID_OF else item.id)
+        with guarded(DAMAGED):
+            refuse_non_images(header, options.include)
+            about = self._about(header, item.id)
         n = n_frames(header)
         for index, stored in stored_frames(item.path, header, range(0, n, options.stride)):
             image_id = item.id if n == 1 else f"{item.id}#{index}"
@@ -83,11 +81,17 @@ class Dicom:
                 yield Unreadable(str(stored), image_id=image_id)
                 continue
             try:
-                seen = shown(stored, header, index, modality, options.voi, options.window)
+                with guarded(DAMAGED):
+                    seen = shown(stored, header, index, str(about.modality), options.voi, options.window)
             except Unreadable as reason:
                 yield Unreadable(str(reason), image_id=image_id)
                 continue
             yield Frame(id=image_id, pixels=seen.pixels, window=seen.window, about=about)
+
+    def _about(self, header: Header, image_id: str) -> About:
+        about = About(modality=modality_of(header, self.options.modality), group=self._group(header, image_id))
+        of = self._labelled.of
+        return self._labelled.of_image(about, text(header, ID_OF[of]) if of in ID_OF else image_id)
 
     def _group(self, header: Header, image_id: str) -> str:
         if self._pattern is not None:

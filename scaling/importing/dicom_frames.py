@@ -17,6 +17,10 @@ from scaling.importing.reader import Unreadable
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+"""Left to Pillow: at a damaged one GDCM ends the whole process, Pillow says that it is damaged. JPEG Lossless has GDCM
+alone."""
+DAMAGED = "damaged header"
 UNDEFINED = 0xFFFFFFFF
 """Length of an element that ends where a delimiter says, as compressed pixels do."""
 MAX_FRAME_BYTES = 2**30
@@ -72,8 +76,11 @@ REQUIRED = ("PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "Bi
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without pydicom's warnings on files that break the standard: what matters of them becomes a reason."""
+def guarded(otherwise: str) -> Iterator[None]:
+    """What pydicom makes of a bad file becomes a reason, by default `otherwise`, and its warnings are kept back.
+
+    To be around everything that touches tags, which are parsed only when they are asked for.
+    """
     log = logging.getLogger("pydicom")
     before = log.level
     log.setLevel(logging.CRITICAL + 1)
@@ -81,6 +88,10 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:
+        raise Unreadable(_reason(error, otherwise)) from None
     finally:
         log.setLevel(before)
 
@@ -89,22 +100,14 @@ def header_of(path: Path) -> Header:
     """Tags without pixels, of files with and without preamble. Raises Unreadable."""
     import pydicom
 
-    try:
-        with quiet():
-            _bounded(path)
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(TAGS))
-    except Unreadable:
-        raise
-    except Exception as error:
-        raise Unreadable(_reason(error, "damaged header")) from None
-    return header
+    with guarded(DAMAGED):
+        _bounded(path)
+        return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(TAGS))
 
 
 def n_frames(header: Header) -> int:
-    try:
+    with guarded("bad tag NumberOfFrames"):
         return max(1, int(header.get("NumberOfFrames") or 1))
-    except (TypeError, ValueError):
-        raise Unreadable("bad tag NumberOfFrames") from None
 
 
 def stored_frames(path: Path, header: Header, indices: range) -> Iterator[tuple[int, NDArray | Unreadable]]:
@@ -112,12 +115,16 @@ def stored_frames(path: Path, header: Header, indices: range) -> Iterator[tuple[
 
     Raises Unreadable where the file cannot be decoded at all, or its only frame.
     """
-    _complete(header)
-    if header.file_meta.get("TransferSyntaxUID") == JPEG_EXTENDED and header.BitsStored > 8 and len(indices) == 1:
-        yield 0, _twelve_bits(path, header)
+    with guarded(DAMAGED):
+        _complete(header)
+        syntax = header.file_meta.get("TransferSyntaxUID")
+        twelve_bits = _twelve_bits(path, header) if syntax == JPEG_EXTENDED and header.BitsStored > 8 else None
+    if twelve_bits is not None:
+        yield 0, twelve_bits
         return
     at = indices
-    for values in _streamed(path, at):
+    plugin = "pillow" if syntax == JPEG_BASELINE else ""
+    for values in _streamed(path, at, plugin):
         yield at[0], values
         at = at[1:]
     if not at:
@@ -125,36 +132,33 @@ def stored_frames(path: Path, header: Header, indices: range) -> Iterator[tuple[
     whole = _whole(path)  # what the stream did not give, frame by frame out of memory: it forgives more
     for index in at:
         try:
-            yield index, _alone(whole, index)
+            yield index, _alone(whole, index, plugin)
         except Unreadable as bad:
             if len(indices) == 1:
                 raise
             yield index, bad
 
 
-def _streamed(path: Path, indices: range) -> Iterator[NDArray]:
+def _streamed(path: Path, indices: range, plugin: str) -> Iterator[NDArray]:
     """Frames as far as the file can be read as one stream, with one frame in memory at a time."""
     from pydicom.pixels import iter_pixels
 
-    stream = iter_pixels(path, indices=None if indices.step == 1 else indices)
+    stream = iter_pixels(path, indices=None if indices.step == 1 else indices, decoding_plugin=plugin)
     for _ in indices:
         try:
-            with quiet():
+            with guarded(DAMAGED):
                 values = next(stream)
-        except Exception:  # also where it ends early; the second way says why
+        except Unreadable:  # also where it ends early; the second way says why
             return
         yield values
 
 
-def _alone(whole: Header, index: int) -> NDArray:
+def _alone(whole: Header, index: int, plugin: str) -> NDArray:
     """Raises Unreadable."""
     from pydicom.pixels import pixel_array
 
-    try:
-        with quiet():
-            return pixel_array(whole, index=index)
-    except Exception as error:
-        raise Unreadable(_reason(error, f"undecodable pixels: {_syntax(whole)}")) from None
+    with guarded(f"undecodable pixels: {_syntax(whole)}"):
+        return pixel_array(whole, index=index, decoding_plugin=plugin)
 
 
 def _complete(header: Header) -> None:
@@ -162,10 +166,8 @@ def _complete(header: Header) -> None:
     missing = [keyword for keyword in REQUIRED if header.get(keyword) in (None, "")]
     if missing:
         raise Unreadable(f"missing tags: {', '.join(missing)}")
-    try:
+    with guarded("bad tags of the image's size"):
         sizes = [int(header[k].value) for k in ("Rows", "Columns", "BitsAllocated", "BitsStored")]
-    except (TypeError, ValueError):
-        raise Unreadable("bad tags of the image's size") from None
     rows, columns, allocated, bits = sizes
     if min(sizes) < 1 or bits > allocated:
         raise Unreadable("bad tags of the image's size")
@@ -200,15 +202,10 @@ def _whole(path: Path) -> Header:
 
     if path.stat().st_size > MAX_MEMORY:
         raise Unreadable("undecodable as a stream, and too large to be read whole")
-    try:
-        with quiet():
-            whole = pydicom.dcmread(path, force=True)
-            _mend(whole)
-    except Unreadable:
-        raise
-    except Exception as error:
-        raise Unreadable(_reason(error, "damaged header")) from None
-    return whole
+    with guarded(DAMAGED):
+        whole = pydicom.dcmread(path, force=True)
+        _mend(whole)
+        return whole
 
 
 def _mend(whole: Header) -> None:

@@ -118,13 +118,13 @@ def view_of(volumes: Volumes, plane: Plane) -> View:
 
     with np.errstate(all="ignore"):
         known = np.isfinite(volumes.affine).all() and abs(np.linalg.det(volumes.affine[:3, :3])) > 1e-12
-    if not known:
+        directions = nibabel.io_orientation(volumes.affine) if known else np.full((3, 2), np.nan)
+    if np.isnan(directions).any():
         if plane != "acquisition":
             raise Unreadable("no orientation: the affine is singular")
         rows, columns = (axis for axis in (1, 0, 2) if axis != volumes.slice_axis)
         spacing = volumes.zooms[rows], volumes.zooms[columns]
         return View(normal=volumes.slice_axis, rows=rows, columns=columns, backwards=(False,) * 3, spacing=spacing)
-    directions = nibabel.io_orientation(volumes.affine)
     axis_of = {int(patient): axis for axis, (patient, _) in enumerate(directions)}
     forwards = {int(patient): sign > 0 for patient, sign in directions}
     normal = NORMAL[plane] if plane != "acquisition" else int(directions[volumes.slice_axis, 0])
