@@ -56,7 +56,7 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
 
 class _Repeated:
     """The k-th of an image's c copies stands somewhere in the k-th of c equal parts of the epoch. No image is twice in
-    a batch if it has at most as many copies as the epoch has whole batches."""
+    a batch if it has fewer copies than an epoch has whole batches, or as many where epochs end with a batch."""
 
     def __init__(self, copies: NDArray[np.uint32], seed: int, batch_size: int) -> None:
         self.copies, self.seed, self.batch_size = copies, seed, batch_size

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from scaling.data.cache import cached_images
+from scaling.data.cache import cached_images, cached_positions
 from scaling.data.feed import Feed, Resident, Streamed, feed_of
+from scaling.data.rows import Rows
 from scaling.data.source import Images
 from scaling.parallel import Part
 
@@ -119,3 +121,89 @@ def test_too_few_images_are_no_file(tmp_path: Path, images: Images) -> None:
     with pytest.raises(ValueError):
         cached_images(tmp_path / "a.npy", images.shape, lambda: [images[:5]])
     assert not list(tmp_path.iterdir())
+
+
+# --- a source whose files are read where they lie -------------------------------------------------------------------
+
+
+class FakeSource:
+    """Mapped rows, and what was asked of them."""
+
+    direct, version = True, "1"
+
+    def __init__(self, images: Images) -> None:
+        self.images, self.asked = images, list[list[int]]()
+
+    def read(self, indices: NDArray[np.int64]) -> Images:
+        self.asked.append(indices.tolist())
+        return self.images[indices]
+
+
+@pytest.fixture
+def stored() -> FakeSource:
+    return FakeSource(np.random.default_rng(1).integers(0, 256, (50, 3, 6, 6), dtype=np.uint8))
+
+
+@pytest.fixture
+def rows(stored: FakeSource) -> Rows:
+    """20 of the source's 50."""
+    return Rows(stored, np.random.default_rng(2).permutation(50)[:20], (3, 6, 6))
+
+
+def copied(rows: Rows) -> Images:
+    return rows[np.arange(len(rows))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("parts", [WHOLE, OF_A_RANK], ids=["alone", "in parts"])
+def test_batches_of_a_direct_source_are_those_of_its_copied_images(
+    parts: list[Part], device: torch.device, rows: Rows, order: list[Tensor]
+) -> None:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    expected = batches(Resident(copied(rows), parts, device), order)
+    for feed in (Streamed(rows, parts, device), Resident(rows, parts, device)):
+        found = batches(feed, order)
+        assert [part for part, _ in found] == [part for part, _ in expected]
+        for (_, one), (_, other) in zip(expected, found, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_rank_reads_its_own_part_alone(stored: FakeSource, order: list[Tensor]) -> None:
+    rows = Rows(stored, np.arange(30, 50), (3, 6, 6))
+    list(Streamed(rows, OF_A_RANK, CPU).take(order[0]))
+    mine = torch.cat([part.rows(order[0]) for part in OF_A_RANK]) + 30
+    assert sorted(at for asked in stored.asked for at in asked) == sorted(mine.tolist())
+
+
+def test_rows_are_read_in_the_order_in_which_they_lie(rows: Rows, stored: FakeSource) -> None:
+    images = rows[np.array([7, 3, 3, 19, 0])]
+    np.testing.assert_array_equal(images, copied(rows)[[7, 3, 3, 19, 0]])
+    assert all(asked == sorted(asked) for asked in stored.asked)
+
+
+def test_several_readers_share_a_large_batch_and_give_the_same_bytes() -> None:
+    stored = FakeSource(np.random.default_rng(3).integers(0, 256, (4000, 1, 2, 2), dtype=np.uint8))
+    order = np.random.default_rng(4).permutation(4000)
+    np.testing.assert_array_equal(Rows(stored, np.arange(4000), (1, 2, 2))[order], stored.images[order])
+    assert len(stored.asked) > 1
+
+
+def test_a_direct_source_is_not_read_into_the_memory_of_a_cpu(rows: Rows) -> None:
+    assert isinstance(feed_of(rows, WHOLE, CPU), Streamed)
+
+
+def test_rows_that_there_are_not_are_refused(rows: Rows) -> None:
+    with pytest.raises(IndexError):
+        rows[np.array([20])]
+
+
+def test_positions_are_kept_for_runs_to_share_and_made_again_when_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, positions = tmp_path / "a.npy", np.arange(5) ** 2
+    assert isinstance(cached_positions(path, 5, lambda: positions), np.memmap)
+    assert cached_positions(path, 5, lambda: pytest.fail("made twice")).tolist() == positions.tolist()
+    path.write_bytes(path.read_bytes()[:-3])
+    assert cached_positions(path, 5, lambda: positions).tolist() == positions.tolist()
+    assert f"{path} is damaged" in capsys.readouterr().err
