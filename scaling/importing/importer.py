@@ -109,7 +109,7 @@ class Imported:
     seconds: float | None
     """None: it was all there already."""
     reasons: Mapping[str, int] = field(default_factory=dict)
-    """Why things were set aside, numbers left out, the most frequent first."""
+    """Why things were set aside, the most frequent first."""
     n_made_grey: int = 0
     """Coloured pictures whose colour the source has no room for."""
     lost_tasks: Mapping[str, str] = field(default_factory=dict)
@@ -306,9 +306,13 @@ def _jobs(asked: Survey, done: set[int]) -> Iterator[Job]:
 
 
 def _reasons(done: Mapping[int, Finished]) -> dict[str, int]:
-    """Reason without its numbers -> how often, the most frequent few."""
-    counted = Counter(re.sub(r"\d[\d.,]*", "N", reason) for part in done.values() for _, reason in part.quarantine)
-    told = dict(counted.most_common(REASONS))
+    """Reason -> how often, the most frequent few; reasons that differ in numbers alone are one, with dots for them."""
+    counted, one = Counter[str](), dict[str, str]()
+    for _, reason in (row for part in done.values() for row in part.quarantine):
+        alike = re.sub(r"\d[\d.,]*", "...", reason)
+        counted[alike] += 1
+        one[alike] = reason if one.get(alike, reason) == reason else alike
+    told = {one[alike]: n for alike, n in counted.most_common(REASONS)}
     if rest := counted.total() - sum(told.values()):
         told["for other reasons"] = rest
     return told

@@ -233,6 +233,12 @@ def test_colour_that_a_source_has_no_room_for_is_told(run: Import, files: Path) 
     assert run(name="third", modality="ct").n_made_grey == 0  # luminance is the rule of a grey modality
 
 
+def test_reasons_that_differ_in_numbers_alone_are_counted_together(run: Import, files: Path) -> None:
+    for i, script in enumerate(["none row 3 is torn", "none row 17 is torn", "none page 4 is torn", "none lost"]):
+        (files / f"{i:02}.txt").write_text(script)
+    assert run().reasons == {"row ... is torn": 2, "page 4 is torn": 1, "lost": 1}
+
+
 # --- labels ------------------------------------------------------------------------------------------------------
 
 
