@@ -221,6 +221,7 @@ def bill_of(
             )
         )
     notes = [
+        *plan.of_the_data,
         *repeats(plan.runs),
         *overpaid(plan.sweep, (run.spec for run in plan.runs)),
         *warnings(plan, nodes),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from scaling.catalog import SOURCES
 from scaling.config import DataOptions, Sweep
-from scaling.data.clean import cleaned
 from scaling.data.joined import Joined
 from scaling.data.source import Source
 from scaling.document import Document
@@ -60,7 +59,11 @@ def _opened(parts: Sequence[Part], problems: list[Problem]) -> Source:
     if problems:
         raise (DataMissing if missing else SpecError)(problems)
     source = Joined(*opened) if len(opened) > 1 else opened[0]
-    return cleaned(source) if getattr(parts[0][1], "contaminated", "keep") == "exclude" else source
+    if getattr(parts[0][1], "contaminated", "keep") == "keep":
+        return source
+    from scaling.data.clean import cleaned  # with pyarrow, which other sources start without
+
+    return cleaned(source)
 
 
 def _rooted(data: DataOptions, data_root: str | None) -> DataOptions:

@@ -20,7 +20,7 @@ from scaling.opening import open_source, source_of
 from scaling.options import Options
 from scaling.planned import Job, PlannedRun, Standing
 from scaling.rundir import RunDir, read_json, write_whole
-from scaling.sets import NO_SET, chosen_sets, learns_from_labels, misnamed
+from scaling.sets import NO_SET, chosen_sets, learns_from_labels, misnamed, withheld
 
 __all__ = [
     "Job",
@@ -52,6 +52,8 @@ class Plan:
     synthetic: bool
     missing: tuple[Problem, ...] = ()
     """Files that are not here: then this is a price alone, and which runs are done is unknown."""
+    of_the_data: tuple[str, ...] = ()
+    """What the source left out, and why; a line each."""
 
     def job(self, run: PlannedRun) -> Job:
         return Job(
@@ -103,6 +105,7 @@ class Plan:
             "yaml_path": self.document.path,
             "data": self.sweep.data.model_dump(mode="json"),
             "synthetic": self.synthetic,
+            "of_the_data": list(self.of_the_data),
             "tasks": [vars(info) for info in self.tasks],
             "runs": runs,
             "excluded": [{"point": vars(e.point), "rule": e.rule} for e in self.excluded],
@@ -161,6 +164,7 @@ def load_plan(root: Path, name: str) -> Plan:
         excluded=tuple(Excluded(point=Point(**e["point"]), rule=e["rule"]) for e in kept["excluded"]),
         tasks=tasks,
         synthetic=kept["synthetic"],
+        of_the_data=tuple(kept.get("of_the_data", ())),
     )
 
 
@@ -249,6 +253,7 @@ def make_plan(sweep: Sweep, document: Document, source: Source | Expected, tuned
         tasks=tasks,
         synthetic=source.synthetic,
         missing=source.missing if isinstance(source, Expected) else (),
+        of_the_data=tuple(withheld(source)),
     )
 
 

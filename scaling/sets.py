@@ -74,3 +74,11 @@ def chosen_sets(sweep: Sweep, document: Document, source: Source, points: Sequen
 def _without_labels(point: Point) -> str:
     what = f"{point}: '{point.algorithm}' needs labels and none of these images has one; pretrain on the train"
     return f"{what} split of a pack that has a `task:`, or leave the algorithm out by `exclude:`"
+
+
+def withheld(source: object) -> Iterator[str]:
+    """What a source does not offer, where it says so, and why; a line each."""
+    for why, n in getattr(source, "left_out", {}).items():
+        yield f"{n:,} images are not pretrained on: {why}"
+    for task, why in getattr(source, "untasked", {}).items():
+        yield f"task '{task}' cannot be probed: {why}"
