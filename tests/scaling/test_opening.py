@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from scaling.catalog import SOURCES
+from scaling.cli import main
 from scaling.config import load
 from scaling.data.source import Source
 from scaling.errors import DataMissing, SpecError
 from scaling.opening import open_source
-from scaling.plan import make_plan
+from scaling.plan import load_plan, make_plan
 from scaling.source_options import TaskSource
 from tests.scaling.medmnist_fakes import write_fakes
+from tests.scaling.stores import write_example
 
 SWEEP = """\
 name: joined
@@ -117,3 +119,34 @@ def test_a_root_that_is_nowhere_said_is_data_that_is_missing(tmp_path: Path, mon
 def test_mistakes_in_it_are_named(tmp_path: Path, old: str, new: str, text: str) -> None:
     with pytest.raises(SpecError, match=text):
         opened(tmp_path, SWEEP.replace(old, new))
+
+
+STORED = """\
+name: stored
+grid: {model: vit_atto, algorithm: mae, n_images: [16]}
+data:
+  source: store
+  path: STORE
+  image_size: 28
+  channels: 3
+  tasks_from: {source: medmnist, sets: [chestmnist, retinamnist]}
+pretrain: {images_seen: 32, batch_size: 8}
+probe: {tasks: all, linear: {}, knn: {k: 5}, bootstrap: 10}
+baselines: []
+"""
+
+
+def test_a_sweep_pretrains_on_a_store_and_probes_medmnist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    write_fakes(tmp_path / "data", ("chestmnist", "retinamnist"), monkeypatch)
+    store = write_example(tmp_path / "store")
+    sweep = tmp_path / "stored.yaml"
+    sweep.write_text(STORED.replace("STORE", str(store)) + f"root: {tmp_path / 'state'}\n")
+    command = ["run", str(sweep), "--data-root", str(tmp_path / "data"), "--launcher", "inline", "--tracking", "none"]
+    assert main([*command, "--no-report"]) == 0
+    (run,) = load_plan(tmp_path / "state", "stored").runs
+    results = {(found.task, found.probe): found for key in run.tasks for found in run.dir.probes(key) or ()}
+    assert {task for task, _ in results} == {"chestmnist", "retinamnist"}
+    assert all(found.auc is not None and 0 <= found.auc <= 1 for found in results.values())
+    assert not list((tmp_path / "state" / "cache").glob("task-*"))  # they are read where they lie
