@@ -7,6 +7,8 @@ everywhere: exp or a matrix product would give other bytes on another processor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,6 +23,10 @@ F32 = NDArray[Any]
 """Always float32; numpy's types lose it in arithmetic with plain numbers, numpy itself does not."""
 Number = float | F32
 """One for all images, or (n,)."""
+Place = tuple[Number, ...]
+"""Of an ellipse: x, y, rx, ry and perhaps the angle."""
+TOGETHER = 8
+"""Ellipses computed in one go; of more the pictures in work would leave the cache."""
 WORTHWHILE = 0.5
 """Share of a picture up to which a window of it is copied out and back rather than the whole computed."""
 
@@ -152,6 +158,14 @@ class Mask:
         """(n, rows, columns, height, width): every window of every picture."""
         return windows(picture, *self.values.shape[1:])
 
+    def parts(self, n_parts: int) -> list[Mask]:
+        """Of n_parts masks one after the other, each."""
+        values = np.split(self.values, n_parts)
+        if self.corner is None:
+            return [Mask(values=part, corner=None) for part in values]
+        tops, lefts = (np.split(edge, n_parts) for edge in self.corner)
+        return [Mask(values=v, corner=(top, left)) for v, top, left in zip(values, tops, lefts, strict=True)]
+
     def whole(self, size: int) -> F32:
         """(n, size, size)."""
         if self.corner is None:
@@ -234,6 +248,8 @@ class Anatomy:
         self, dice: Dice, size: int, *, zoom: tuple[float, float], shift: float, tilt: float, wobble: float
     ) -> None:
         self.n, self.size = dice.n, size
+        self.image = np.arange(dice.n)
+        """(n,) which picture each stands for."""
         self.axis = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / size)) - 1
         self.zoom = dice.uniform(*zoom)
         self.x0, self.y0 = dice.uniform(-shift, shift), dice.uniform(-shift, shift)
@@ -244,6 +260,7 @@ class Anatomy:
     def outline(self, wobble: F32) -> None:
         """From now on outlines leave the ideal by so much, in units of the squared radius."""
         self.wobble = wobble
+        self._copies: dict[int, Anatomy] = {}
         self._most_wobble = np.maximum(wobble.max(axis=(1, 2)), 0)
 
     def blank(self, value: Number = 0.0) -> F32:
@@ -257,6 +274,31 @@ class Anatomy:
         x_image = self.x0 + self.zoom * (x * cos - y * sin)
         y_image = self.y0 + self.zoom * (x * sin + y * cos)
         return (self.axis - x_image[:, None])[:, None, :], (self.axis - y_image[:, None])[:, :, None]
+
+    def ellipses(self, places: Sequence[Place], edge: float = 1.0) -> list[Mask]:
+        """`ellipse` at each of several places, small ones: in one go it takes half the time."""
+        masks: list[Mask] = []
+        for start in range(0, len(places), TOGETHER):
+            some = places[start : start + TOGETHER]
+            x, y, rx, ry, *angle = (self._each(numbers) for numbers in zip(*some, strict=True))
+            mask = self._repeated(len(some)).ellipse(x, y, rx, ry, angle[0] if angle else 0.0, edge)
+            masks += mask.parts(len(some))
+        return masks
+
+    def _each(self, numbers: Sequence[Number]) -> F32:
+        """One after the other, for all images."""
+        return np.concatenate([np.broadcast_to(np.asarray(number, np.float32), self.n) for number in numbers])
+
+    def _repeated(self, times: int) -> Anatomy:
+        """The same bodies `times` over, of the same pictures."""
+        if times not in self._copies:
+            many = copy(self)
+            many.n = times * self.n
+            for name in ("image", "zoom", "x0", "y0", "tilt", "_most_wobble"):
+                setattr(many, name, np.tile(getattr(self, name), times))
+            many._turn = np.tile(self._turn[0], times), np.tile(self._turn[1], times)
+            self._copies[times] = many
+        return self._copies[times]
 
     def _span(self, first: F32, reach: F32) -> tuple[NDArray[np.intp], int]:
         """Where each picture's window begins, and its pixels, the same for all: what is `reach` pixels from a centre.
@@ -285,7 +327,9 @@ class Anatomy:
             each = np.arange(self.n)
             dx = windows(dx, 1, wide)[each, 0, left]
             dy = windows(dy, tall, 1)[each, top, 0]
-            wobble = windows(wobble, tall, wide)[each, top, left]
+            wobble = windows(wobble, tall, wide)[self.image, top, left]
+        elif len(wobble) < self.n:
+            wobble = wobble[self.image]
         rows = over_image(height) - over_image(gain * ((sin / rx) ** 2 + (cos / ry) ** 2)) * dy * dy
         columns = over_image(gain * ((cos / rx) ** 2 + (sin / ry) ** 2)) * dx * dx
         mask = (over_image(gain * 2 * cos * sin * (over_square(ry) - over_square(rx))) * dy) * dx

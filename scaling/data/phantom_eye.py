@@ -117,15 +117,19 @@ def _retinopathy(dice: Dice, eye: Anatomy, grade: F32, pigments: tuple[F32, F32,
     def anywhere() -> tuple[F32, F32]:
         return dice.uniform(-0.75, 0.75), dice.uniform(-0.6, 0.6)
 
+    dots, blots, exudates = [], [], []
     for number in range(6):
         dot = np.clip(grade * 2.2 - number, 0, 1) * dice.uniform(0.018, 0.032)
-        add(blood, eye.ellipse(*anywhere(), dot, dot), 0.9)
-    for number in range(6):
+        dots.append((*anywhere(), dot, dot))
         blot = np.clip((grade - 1.2) * 2.6 - number, 0, 1) * dice.uniform(0.035, 0.08)
-        add(blood, eye.ellipse(*anywhere(), blot, blot * dice.uniform(0.5, 1.0), dice.uniform(0, math.pi)), 1.0)
-    for number in range(6):
+        blots.append((*anywhere(), blot, blot * dice.uniform(0.5, 1.0), dice.uniform(0, math.pi)))
         exudate = np.clip((grade - 1.6) * 2.6 - number, 0, 1) * dice.uniform(0.02, 0.055)
-        spot = eye.ellipse(*anywhere(), exudate, exudate * dice.uniform(0.6, 1.0))
+        exudates.append((*anywhere(), exudate, exudate * dice.uniform(0.6, 1.0)))
+    for spot in eye.ellipses(dots):
+        add(blood, spot, 0.9)
+    for spot in eye.ellipses(blots):
+        add(blood, spot, 1.0)
+    for spot in eye.ellipses(exudates):
         cut(blood, spot, 0.9)
         cut(melanin, spot, 0.95)
         paint(yellow, spot, 0.3)

@@ -77,10 +77,13 @@ def _ct_belly(dice: Dice, body: Anatomy, picture: F32, level: F32, enhanced: F32
     for side in (-1.0, 1.0):
         kidney = bump(level, 0.6, 0.18) * dice.uniform(0.8, 1.1)
         paint(picture, body.ellipse(side * 0.42, 0.2, 0.15 * kidney, 0.18 * kidney, side * 0.4), 35 + 160 * enhanced)
+    places, filled = [], []
     for _ in range(4):
         gut = bump(level, 0.8, 0.3) * dice.uniform(0.05, 0.19)
-        x, y = dice.uniform(-0.5, 0.5), dice.uniform(-0.4, 0.05)
-        paint(picture, body.ellipse(x, y, gut, gut), 30 - dice.happens(0.4) * dice.uniform(200, 900))
+        places.append((dice.uniform(-0.5, 0.5), dice.uniform(-0.4, 0.05), gut, gut))
+        filled.append(30 - dice.happens(0.4) * dice.uniform(200, 900))
+    for mask, density in zip(body.ellipses(places), filled, strict=True):
+        paint(picture, mask, density)
     liver = bump(level, 0.45, 0.26) * dice.uniform(0.85, 1.1)
     x, y = dice.uniform(-0.44, -0.34), dice.uniform(-0.1, 0.0)
     paint(picture, body.ellipse(x, y, 0.44 * liver, 0.42 * liver, 0.4), 60 + 50 * enhanced)
@@ -92,9 +95,12 @@ def _ct_belly(dice: Dice, body: Anatomy, picture: F32, level: F32, enhanced: F32
 def _ct_bones(dice: Dice, body: Anatomy, picture: F32, level: F32, slim: F32) -> None:
     bone = dice.uniform(300, 700)
     ribs = 1 - bump(level, 1.0, 0.45)
+    places = []
     for step in range(8):
         cos, sin = cos_sin(dice.uniform(-0.2, 0.2) + step * math.tau / 8)
-        paint(picture, body.ellipse(0.8 * cos, (slim - 0.1) * sin, 0.06 * ribs, 0.045 * ribs), bone)
+        places.append((0.8 * cos, (slim - 0.1) * sin, 0.06 * ribs, 0.045 * ribs))
+    for mask in body.ellipses(places):
+        paint(picture, mask, bone)
     for side in (-1.0, 1.0):
         wing = bump(level, 0.95, 0.22)
         paint(picture, body.ellipse(side * 0.5, 0.14, 0.07 * wing, 0.3 * wing, side * 0.7), bone)
@@ -167,11 +173,14 @@ def _mr_white(dice: Dice, head: Anatomy, picture: F32, narrow: F32, white: F32) 
 
 
 def _mr_lesions(dice: Dice, head: Anatomy, picture: F32, load: F32, signal: F32) -> None:
+    places = []
     for number in range(5):
         there = np.clip(load * 5 - number, 0, 1)
         x, y = dice.sign() * dice.uniform(0.2, 0.45), dice.uniform(-0.5, 0.5)
         radius = dice.uniform(0.04, 0.09) * np.sqrt(there)
-        paint(picture, head.ellipse(x, y, radius, radius * dice.uniform(0.7, 1.5)), signal)
+        places.append((x, y, radius, radius * dice.uniform(0.7, 1.5)))
+    for mask in head.ellipses(places):
+        paint(picture, mask, signal)
 
 
 def _mr_ventricles(dice: Dice, head: Anatomy, picture: F32, wide: F32, fluid: F32, grey: F32) -> None:
@@ -364,13 +373,17 @@ def _red_cells(dice: Dice, slide: Anatomy, eosin: F32) -> None:
     """Discs with a pale centre, at random places of a jittered grid."""
     radius, pale = dice.uniform(0.2, 0.27), dice.uniform(0.1, 0.7)
     density = dice.uniform(0.3, 1.0)
+    cells, centres = [], []
     for number in range(12):
         row, column = divmod(number, 4)
         x, y = column * 0.66 - 1.0 + dice.uniform(-0.25, 0.25), row * 0.75 - 0.75 + dice.uniform(-0.25, 0.25)
         there = np.sqrt(np.clip((density - dice.uniform()) * 1e6, 0, 1)) * radius
         squeeze = there * dice.uniform(0.8, 1.0)
-        paint(eosin, slide.ellipse(x, y, there, squeeze), 0.7)
-        paint(eosin, slide.ellipse(x, y, there * 0.5, squeeze * 0.5, edge=2), 0.7 * (1 - pale))
+        cells.append((x, y, there, squeeze))
+        centres.append((x, y, there * 0.5, squeeze * 0.5))
+    for cell, centre in zip(slide.ellipses(cells), slide.ellipses(centres, edge=2), strict=True):
+        paint(eosin, cell, 0.7)
+        paint(eosin, centre, 0.7 * (1 - pale))
 
 
 def _white_cell(dice: Dice, slide: Anatomy, eosin: F32, blue: F32, kind: NDArray[np.intp]) -> None:
@@ -390,6 +403,9 @@ def _white_cell(dice: Dice, slide: Anatomy, eosin: F32, blue: F32, kind: NDArray
     lobe = (nucleus**2 - spread**2 * np.float32(0.4)) ** np.float32(0.5)
     stain, x0 = dice.uniform(0.7, 1.1), dice.uniform(-0.1, 0.1) * radius
     start = dice.uniform(0, math.tau)
+    places = []
     for number in range(3):
         cos, sin = cos_sin(start + number * dice.uniform(1.7, 2.2))
-        paint(blue, slide.ellipse(x0 + spread * cos, spread * sin, lobe, lobe * typical("squeeze"), start), stain)
+        places.append((x0 + spread * cos, spread * sin, lobe, lobe * typical("squeeze"), start))
+    for mask in slide.ellipses(places):
+        paint(blue, mask, stain)

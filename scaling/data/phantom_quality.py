@@ -29,7 +29,7 @@ def draw_test_object(dice: Dice, size: int, findings: F32) -> F32:
     picture = body.blank(0.04)
     level = dice.uniform(0.42, 0.52)
     paint(picture, body.ellipse(0, 0, 0.95, 0.95), level)
-    add(picture, body.ellipse(0, 0, 0.3, 0.3), grey * np.float32(0.12))
+    add(picture, body.ellipse(0, 0, 0.34, 0.34), grey * np.float32(0.3))
     frequency, contrast = dice.uniform(3.4, 4.2), dice.uniform(0.1, 0.22)
     cos, sin = cos_sin(math.pi / 4 + dice.uniform(-0.15, 0.15))
     field = over_image(cos * frequency) * body.axis + (over_image(course * sin * frequency) * body.axis[:, None])

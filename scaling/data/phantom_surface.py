@@ -88,10 +88,13 @@ def _network(dice: Dice, skin: Anatomy) -> F32:
 
 
 def _globules(dice: Dice, skin: Anatomy, melanin: F32, share: F32) -> None:
+    places, dark = [], []
     for _ in range(5):
-        x, y = dice.uniform(-0.3, 0.3), dice.uniform(-0.25, 0.25)
         radius = dice.uniform(0.03, 0.06) * (dice.uniform() < share * 0.7)
-        add(melanin, skin.ellipse(x, y, radius, radius), dice.uniform(0.3, 0.9))
+        places.append((dice.uniform(-0.3, 0.3), dice.uniform(-0.25, 0.25), radius, radius))
+        dark.append(dice.uniform(0.3, 0.9))
+    for spot, density in zip(skin.ellipses(places), dark, strict=True):
+        add(melanin, spot, density)
 
 
 def _hairs(dice: Dice, skin: Anatomy, melanin: F32) -> None:
@@ -142,10 +145,14 @@ def draw_endoscopy(dice: Dice, size: int, findings: F32) -> F32:
     melanin = np.full_like(blood, 0.12)
     grain = dice.normal(size, size)
     grain *= np.float32(0.012)
+    places = []
     for _ in range(4):
-        glare = dice.uniform(0.015, 0.05) * dice.happens(0.7)
-        x, y = dice.uniform(-0.8, 0.8), dice.uniform(-0.8, 0.8)
-        add(grain, tube.ellipse(x, y, glare, glare * dice.uniform(0.3, 1.0), dice.uniform(0, math.pi)), 0.8)
+        glare, narrow = dice.uniform(0.015, 0.05) * dice.happens(0.7), dice.uniform(0.3, 1.0)
+        places.append(
+            (dice.uniform(-0.8, 0.8), dice.uniform(-0.8, 0.8), glare, glare * narrow, dice.uniform(0, math.pi))
+        )
+    for spot in tube.ellipses(places):
+        add(grain, spot, 0.8)
     picture = lit([(blood, BLOOD), (melanin, MELANIN)], light, (1.1, 1.0, 0.95), grain)
     corner = np.abs(tube.axis)
     octagon = corner[:, None] + corner[None, :]
