@@ -54,7 +54,7 @@ class Hand:
         """News of the job; None when the process is dead. Raises RunFailed when it cannot go on."""
         try:
             news = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # also in the middle of a message
             return None
         if isinstance(news, Failed):
             raise RunFailed(f"{news.text}; the parts that are finished stay, and the same command goes on")

@@ -11,6 +11,7 @@ import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -89,6 +90,8 @@ def work(setting: Setting, pipe: Connection, at: Any, parent: int) -> None:
     """Jobs come and counts go through the pipe; `at.value` is the position of the item at work, if we die."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
+    with suppress(OSError):  # when memory runs out, the kernel is to end us rather than the parent; Linux only
+        Path("/proc/self/oom_score_adj").write_text("1000")
     _quiet()
     try:
         reader = setting.open()

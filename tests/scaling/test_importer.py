@@ -344,6 +344,8 @@ def test_the_workers_of_a_killed_import_are_gone(
     _until(lambda: len(list(draft_of(tmp_path / "store", "mine").glob("part-*.json"))) >= 3)
     workers = [int(pid) for pid in children.read_text().split()]
     assert workers
+    # the kernel, out of memory, would end them before the import itself
+    assert {Path(f"/proc/{pid}/oom_score_adj").read_text().strip() for pid in workers} >= {"1000"}
     process.kill()
     process.communicate()
     _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
