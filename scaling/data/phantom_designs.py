@@ -13,7 +13,7 @@ from scaling.data.phantom_anatomy import F32, Dice
 from scaling.data.phantom_eye import draw_fundus, draw_oct
 from scaling.data.phantom_quality import PLANTED, draw_test_object, show_planted
 from scaling.data.phantom_surface import draw_dermoscopy, draw_endoscopy
-from scaling.data.phantom_tissue import draw_histology
+from scaling.data.phantom_tissue import draw_histology, draw_microscopy
 from scaling.data.source import TaskKind
 from scaling.data.splitmix import Keys, mix
 
@@ -104,7 +104,7 @@ MODALITIES = {
     ),
     "microscopy": Modality(
         share=0.1,
-        draw=physics.draw_microscopy,
+        draw=draw_microscopy,
         findings=lambda dice: _columns(np.floor(dice.uniform(0, 5))),
     ),
     "fundus": Modality(

@@ -1,4 +1,4 @@
-"""The physics of each synthetic modality on a random anatomy. Row 4, between `phantom_anatomy.py` and `phantoms.py`.
+"""The physics of CT, MR, X-ray and ultrasound on a random anatomy. Row 4, between `phantom_anatomy.py` and designs.
 
 A drawing takes `Dice`, the image size in pixels and the findings to show, and gives (n, size, size) of 0..1.
 """
@@ -10,7 +10,6 @@ from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scaling.data.phantom_anatomy import (
     F32,
@@ -31,6 +30,9 @@ from scaling.data.phantom_anatomy import (
 
 def draw_ct(dice: Dice, size: int, findings: F32) -> F32:
     """Axial slice of the trunk in Hounsfield units, then a display window and noise.
+
+    Densities of tissues and windows as in Bushberg et al., The Essential Physics of Medical Imaging (3rd ed., ch. 10);
+    reconstruction correlates the noise of neighbours.
 
     findings: (n, 2) slice position from 0 (chest) to 1 (pelvis); contrast of a liver lesion, HU, 0 = none.
     """
@@ -130,6 +132,9 @@ CONTRASTS = (
 def draw_mr(dice: Dice, size: int, findings: F32) -> F32:
     """Axial slice of a head: a random weighting, coil shading and Rician noise.
 
+    The amplitude of a complex signal has Rice's distribution (Gudbjartsson & Patz 1995, Magn. Reson. Med. 34:910); the
+    weightings are those of `CONTRASTS`.
+
     findings: (n, 2) ventricle size 0..1; load of white-matter lesions 0..1.
     """
     ventricle, load = findings.T
@@ -195,6 +200,9 @@ def _mr_ventricles(dice: Dice, head: Anatomy, picture: F32, wide: F32, fluid: F3
 def draw_xray(dice: Dice, size: int, findings: F32) -> F32:
     """Frontal chest film: tissue thickness along the beam, Beer-Lambert attenuation, quantum noise.
 
+    Noise goes with the square root of the photons that arrive (Bushberg et al., The Essential Physics of Medical
+    Imaging, ch. 7).
+
     findings: (n, 3) of 0..1: cardiomegaly, nodule, pleural effusion.
     """
     enlarged, nodule, effusion = findings.T
@@ -253,6 +261,9 @@ def _xray_ribs(dice: Dice, chest: Anatomy) -> F32:
 
 def draw_ultrasound(dice: Dice, size: int, findings: F32) -> F32:
     """Sector scan of layered tissue with one mass: fully developed speckle, attenuation, log-like compression.
+
+    Many scatterers in each cell of resolution make the amplitude that of a complex normal number (Burckhardt 1978, IEEE
+    Trans. Sonics Ultrason. 25:1); margins, shadow and enhancement as in the BI-RADS atlas (5th ed., ultrasound).
 
     findings: (n, 3) a mass is there; it is a cyst; how spiculated the margin of a solid mass is. All 0..1.
     """
@@ -314,98 +325,3 @@ def _ultrasound_mass(dice: Dice, probe: Anatomy, there: F32, cyst: F32, spiculat
     after = np.where(cyst > 0.5, dice.uniform(0.1, 0.7), dice.uniform(-0.3, 0.3) - 0.3 * spiculated)
     factor = 1 - inside * over_image(there * (1 - dark))
     return factor * (1 + behind * (1 - inside) * over_image(there * after))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leukocyte:
-    """Typical looks of one kind of white blood cell; radii in units of the image and of the cell."""
-
-    radius: float
-    nucleus: float
-    lobes: float
-    """Distance of the nucleus's three lobes from its centre, in its radii."""
-    squeeze: float
-    """Height / width of the nucleus."""
-    granules: float
-    """Stain of the granules in the cytoplasm."""
-
-
-LEUKOCYTES = (
-    Leukocyte(radius=0.34, nucleus=0.84, lobes=0.0, squeeze=0.95, granules=0.00),  # lymphocyte
-    Leukocyte(radius=0.44, nucleus=0.66, lobes=0.25, squeeze=0.70, granules=0.05),  # monocyte
-    Leukocyte(radius=0.40, nucleus=0.60, lobes=0.70, squeeze=0.90, granules=0.10),  # neutrophil
-    Leukocyte(radius=0.40, nucleus=0.60, lobes=0.60, squeeze=0.70, granules=0.45),  # eosinophil
-    Leukocyte(radius=0.30, nucleus=0.52, lobes=0.0, squeeze=0.95, granules=0.00),  # erythroblast
-)
-
-
-def draw_microscopy(dice: Dice, size: int, findings: F32) -> F32:
-    """(n, 3, size, size): blood smear with one white cell, stained with eosin and a blue dye, a little out of focus.
-
-    findings: (n, 1) kind of the white cell, a row of `LEUKOCYTES`.
-    """
-    slide = Anatomy(dice, size, zoom=(0.7, 1.15), shift=0.25, tilt=math.pi, wobble=0.08)
-    eosin, blue = slide.blank(), slide.blank()
-    _red_cells(dice, slide, eosin)
-    _white_cell(dice, slide, eosin, blue, findings[:, 0].astype(np.intp))
-    eosin, blue = blur(eosin, 1), blur(blue, 1)
-    light = dice.uniform(0.75, 1.0)
-    shading = dice.smooth(size, 2)
-    shading *= np.float32(0.04)
-    shading += over_image(light)
-    strength = over_image(dice.uniform(0.6, 1.2))
-    grain = dice.normal(size, size)
-    grain *= np.float32(0.03)
-    # Optical densities of eosin and of the azure dye in red, green and blue light: guesses that look right.
-    densities = ((0.15, 1.4), (0.75, 1.3), (0.45, 0.45))
-    channels = np.empty((dice.n, 3, size, size), np.float32)
-    for channel, (of_eosin, of_blue) in enumerate(densities):
-        density = of_eosin * eosin
-        density += of_blue * blue
-        density *= strength
-        light_left = attenuate(density)
-        light_left *= shading
-        np.add(light_left, grain, out=channels[:, channel])
-    return ramp(channels)
-
-
-def _red_cells(dice: Dice, slide: Anatomy, eosin: F32) -> None:
-    """Discs with a pale centre, at random places of a jittered grid."""
-    radius, pale = dice.uniform(0.2, 0.27), dice.uniform(0.1, 0.7)
-    density = dice.uniform(0.3, 1.0)
-    cells, centres = [], []
-    for number in range(12):
-        row, column = divmod(number, 4)
-        x, y = column * 0.66 - 1.0 + dice.uniform(-0.25, 0.25), row * 0.75 - 0.75 + dice.uniform(-0.25, 0.25)
-        there = np.sqrt(np.clip((density - dice.uniform()) * 1e6, 0, 1)) * radius
-        squeeze = there * dice.uniform(0.8, 1.0)
-        cells.append((x, y, there, squeeze))
-        centres.append((x, y, there * 0.5, squeeze * 0.5))
-    for cell, centre in zip(slide.ellipses(cells), slide.ellipses(centres, edge=2), strict=True):
-        paint(eosin, cell, 0.7)
-        paint(eosin, centre, 0.7 * (1 - pale))
-
-
-def _white_cell(dice: Dice, slide: Anatomy, eosin: F32, blue: F32, kind: NDArray[np.intp]) -> None:
-    def typical(trait: str) -> F32:
-        return np.asarray([getattr(row, trait) for row in LEUKOCYTES], np.float32)[kind]
-
-    radius = typical("radius") * dice.uniform(0.85, 1.2)
-    cell = slide.ellipse(0, 0, radius, radius * dice.uniform(0.85, 1.0))
-    paint(eosin, cell, 0.15)
-    paint(blue, cell, dice.uniform(0.12, 0.35))
-    granules = np.abs(blur(dice.normal(slide.size, slide.size), 1)) * np.float32(3)
-    stained = cell.window(eosin)
-    stained += cell.values * cell.window(granules) * over_image(typical("granules") * dice.uniform(0.5, 1.5))
-    cell.put(eosin, stained)
-    nucleus = radius * typical("nucleus") * dice.uniform(0.85, 1.12)
-    spread = nucleus * typical("lobes") * dice.uniform(0.7, 1.2)
-    lobe = (nucleus**2 - spread**2 * np.float32(0.4)) ** np.float32(0.5)
-    stain, x0 = dice.uniform(0.7, 1.1), dice.uniform(-0.1, 0.1) * radius
-    start = dice.uniform(0, math.tau)
-    places = []
-    for number in range(3):
-        cos, sin = cos_sin(start + number * dice.uniform(1.7, 2.2))
-        places.append((x0 + spread * cos, spread * sin, lobe, lobe * typical("squeeze"), start))
-    for mask in slide.ellipses(places):
-        paint(blue, mask, stain)

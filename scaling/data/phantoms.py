@@ -1,7 +1,7 @@
 """Synthetic medical images without end, and tasks whose truth is known because we drew it. A source of row 4.
 
 Every image follows from its key, and the key from (version, seed, stream, index): any image can be drawn alone, in
-any order, on any machine, with the same bytes. Nothing here is a patient; `phantom_physics.py` says what it imitates.
+any order, on any machine, with the same bytes. Nothing here is a patient; what draws a modality says what it imitates.
 """
 
 from __future__ import annotations
