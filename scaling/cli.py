@@ -201,6 +201,7 @@ def _of_a_store(verb: Add) -> None:
     for added in (listed, stats, verify):
         _json(added)
     show.add_argument("--out", type=Path, required=True, help="a .png file")
+    verify.add_argument("--quick", action="store_true", help="without reading pixels")
 
 
 def _root(parser: argparse.ArgumentParser) -> None:

@@ -53,7 +53,7 @@ ROWS = {
         {"driver", "export", "forecasting", "tables", "tabular", "trialrun"},
         {"carry", "suggesting", "tune"},
         {"verbs"},
-        {"asking", "downloading", "looking", "storing"},
+        {"asking", "downloading", "looking", "showing", "storing"},
         {"cli"},
     ],
     "analysis": [
@@ -92,6 +92,9 @@ OWNERS = {
     "mlflow": {"scaling.tracking"},
     "timm": {"scaling.models"},
     "matplotlib": {"analysis.figures"},
+    "pydicom": {"scaling.importing"},
+    "gdcm": {"scaling.importing"},
+    "nibabel": {"scaling.importing"},
     "yaml": {"scaling.document"},
     "torch": {
         "scaling.models",

@@ -57,16 +57,16 @@ class Store:
         chosen = list(self._all) if isinstance(options.sources, str) else list(dict.fromkeys(options.sources))
         if problems := list(self._problems(chosen)):
             raise SpecError(problems)
-        self._sources = [self._all[name] for name in chosen]
+        self.sources = [self._all[name] for name in chosen]
         self.direct = options.image_size == self._card.image_size
         self.synthetic = all(source.card.synthetic for source in self._all.values())
-        self._images = self._images_of(self._sources)
+        self._images = self._images_of(self.sources)
         self._tasks, self.untasked = self._found_tasks()
 
     @functools.cached_property
     def version(self) -> str:
         """Of what stands at which position of the pool."""
-        text = f"{manifests_digest(self._sources)} {len(self.pool().keys)} {self.options.contaminated}"
+        text = f"{manifests_digest(self.sources)} {len(self.pool().keys)} {self.options.contaminated}"
         digest = hashlib.sha256(text.encode())
         digest.update(self._pooled.rows.astype("<i8").data)
         return digest.hexdigest()
@@ -81,7 +81,7 @@ class Store:
 
     def hashes(self) -> NDArray[np.uint64]:
         """Perceptual, of the pool, as they were noted at import."""
-        return np.concatenate([source.numbers("phash") for source in self._sources])[self._pooled.rows]
+        return np.concatenate([source.numbers("phash") for source in self.sources])[self._pooled.rows]
 
     @property
     def tables(self) -> Path:
@@ -113,7 +113,7 @@ class Store:
 
     @functools.cached_property
     def _pooled(self) -> Pooled:
-        columns = [_pool_columns(source) for source in self._sources]
+        columns = [_pool_columns(source) for source in self.sources]
         keys, groups, splits = (np.concatenate([each[i] for each in columns]) for i in range(3))
         names = sorted({name for each in columns for name in each[4]})
         modality = np.concatenate([np.array([names.index(n) for n in each[4]], np.int16)[each[3]] for each in columns])
