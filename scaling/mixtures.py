@@ -99,7 +99,7 @@ def problems(raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
 
 def _idle(given: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     weights, caps = given.get("weights"), given.get("caps")
-    if all(given.get(key) in (None, False) for key in SETTINGS):
+    if all(given.get(key) is None or given[key] is False for key in SETTINGS):
         yield (), "sets nothing; write `natural`"
     if caps is not None and weights is not None and given.get("temperature") is None:
         what = "bound sizes, which weights alone do not look at"

@@ -69,7 +69,7 @@ class StoredSource:
         order = np.array([*map(SPLITS.index, names), NO_SPLIT], np.int8)
         return order[codes]
 
-    def modalities(self, table: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
+    def modalities(self, table: pa.Table) -> tuple[NDArray[np.signedinteger], list[str]]:
         """(n,) index into the names beside it."""
         return _codes(table["modality"])
 
@@ -99,12 +99,13 @@ class StoredSource:
         return Problem(where=str(self.manifest), what=what)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    """Of a dictionary column: (n,) codes, -1 for null, and the names."""
+def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.signedinteger], list[str]]:
+    """Of a dictionary column: (n,) codes as narrow as they are stored, -1 for null, and the names."""
     if not column.num_chunks:
-        return np.empty(0, np.int64), []
-    parts = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    return np.concatenate(parts).astype(np.int64), column.chunk(0).dictionary.to_pylist()
+        return np.empty(0, np.int16), []
+    indices = [chunk.indices for chunk in column.chunks]
+    parts = [(each.fill_null(-1) if each.null_count else each).to_numpy() for each in indices]
+    return np.concatenate(parts), column.chunk(0).dictionary.to_pylist()
 
 
 def _first_line(error: Exception) -> str:

@@ -24,6 +24,7 @@ from scaling.attempt import Attempt
 from scaling.calibrate import choose
 from scaling.catalog import MODELS
 from scaling.cost import cost_of
+from scaling.data.rows import Stored
 from scaling.data.views import normalise, random_crop
 from scaling.grid import RunSpec
 from scaling.optim import adamw
@@ -104,13 +105,14 @@ def random_images(n: int, size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, 3, size, size), dtype=np.uint8)
 
 
-def training_of(spec: RunSpec) -> Training:
-    """The real loop's, with the kernels that a run would have here."""
+def training_of(spec: RunSpec, images: Stored | None = None) -> Training:
+    """The real loop's, on random images or those given, with the kernels that a run would have here."""
     assert isinstance(spec.options, Recipe)
     with tempfile.TemporaryDirectory() as root:
         kernels = choose(spec, DEVICE, Path(root))
     module = build(spec, DEVICE, kernels)
-    return Training(spec, spec.options, module, random_images(spec.n_images, spec.image_size), DEVICE, kernels)
+    given = random_images(spec.n_images, spec.image_size) if images is None else images
+    return Training(spec, spec.options, module, given, DEVICE, kernels)
 
 
 # --- against lightly, on a CPU ----------------------------------------------------------------------------------

@@ -223,3 +223,16 @@ def test_status_of_two_thousand_runs_takes_no_longer_than_their_files(plan_of: M
     drawn(status_table(now.plan, now.standings))
     assert now.snapshot.done == len(plan.unique()) == 1999
     assert time.perf_counter() - began < 40 * reading
+
+
+def test_a_plan_says_what_is_repeated_and_which_sizes_are_one(plan_of: Make) -> None:
+    pool = ("image_size: 32", "image_size: 32\n  pool_size: 60")
+    plan = plan_of(pool, ("{ct: 1}", "{weights: {ct: 1}, repeat: true}"), ("[16, 32]", "[16, 32, 48]"))
+    n = next(run.spec.n_unique for run in plan.runs if run.spec.repeated_from)
+    found = bill_of(plan, [CPU])
+    said = [note for note in found.warnings if note.startswith("ct_only")]
+    assert f"ct_only at n_images 32 repeats ct {n} images x {32 / n:.4g}: {n} unique images" in said
+    assert any(note.startswith(f"ct_only has the same {n} unique images at n_images ") for note in said)
+    assert all(note in "\n".join(plan_legend(found)) or note in summary(found) for note in said)
+    line = next(line for line in found.to_json()["runs"] if line["mixture"] == "ct_only" and line["n_images"] == 48)
+    assert (line["n_unique"], line["repeated"]) == (n, {"ct": 48 / n})
