@@ -27,6 +27,8 @@ MAX_FRAME_BYTES = 2**30
 """Of one decoded frame; the largest detectors give a twentieth of it."""
 MAX_MEMORY = 2 * 2**30
 """Of a file that has to be read whole: deflated, or with tags that had to be completed."""
+DEFLATION, ALWAYS_ALLOWED = 200, 64 * 2**20
+"""How many times its size, and at least how many bytes, a deflated file may expand to; scans rarely reach ten times."""
 TAGS = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -186,13 +188,14 @@ def _bounded(path: Path) -> None:
     if meta.get("TransferSyntaxUID") != DEFLATED:
         return
     expander, n_bytes = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    most = min(MAX_MEMORY, max(ALWAYS_ALLOWED, DEFLATION * path.stat().st_size))
     with open(path, "rb") as file:
         file.seek(132 + 12 + meta.get("FileMetaInformationGroupLength", 0))
         while chunk := file.read(2**16):
             while chunk and not expander.eof:
                 n_bytes += len(expander.decompress(chunk, 2**24))
                 chunk = expander.unconsumed_tail
-                if n_bytes > MAX_MEMORY:
+                if n_bytes > most:
                     raise Unreadable("expands beyond all measure")
 
 

@@ -191,7 +191,7 @@ def _refuse_kind(image: Any) -> None:
 def _refuse(header: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Raises Unreadable for what is no picture of a body."""
     if len(shape) < 2 or min(shape) < 1:
-        raise Unreadable("no image: fewer than two dimensions")
+        raise Unreadable("no image: lengths of its dimensions")
     if len(shape) > 4 and math.prod(shape[4:]) > 1:
         raise Unreadable("no image: vectors in place of voxels")
     if "intent_code" in list(header) and int(header["intent_code"]) == LABELS:

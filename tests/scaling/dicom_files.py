@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 CLASSES = {
     "CT": "1.2.840.10008.5.1.4.1.1.2",
@@ -27,7 +27,7 @@ def data_set(
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CLASSES.get(modality, CLASSES["OT"])
-    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
     meta.TransferSyntaxUID = syntax
     made = FileDataset(
         None,

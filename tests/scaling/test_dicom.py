@@ -428,6 +428,26 @@ def test_tags_without_which_pixels_mean_nothing_are_named(tmp_path: Path, tags: 
     assert reason(write(tmp_path / "a.dcm", ramp(), **tags)) == why
 
 
+@pytest.mark.parametrize(
+    "name", ["MR_small.dcm", "MR_small_RLE.dcm", "SC_rgb_small_odd_jpeg.dcm", "MR_small_implicit.dcm"]
+)
+def test_random_damage_gives_images_or_reasons_and_nothing_else(tmp_path: Path, name: str) -> None:
+    random, good = np.random.default_rng(0), (SHIPPED / name).read_bytes()
+    path = tmp_path / "a.dcm"
+    n_told = 0
+    for _ in range(60):
+        data = bytearray(good)
+        for place in random.integers(0, 2500, random.integers(1, 6)):
+            data[place % len(data)] = random.integers(256)
+        path.write_bytes(data if random.random() < 0.7 else data[: random.integers(len(data))])
+        try:
+            for _ in reader(path, **OT).frames(Item(id="a.dcm", path=path, n_bytes=len(data), stamp="")):
+                pass
+        except Unreadable:
+            n_told += 1
+    assert n_told > 10
+
+
 def test_tags_that_follow_from_others_may_be_missing(tmp_path: Path) -> None:
     path = write(tmp_path / "a.dcm", ramp(), SamplesPerPixel=None, HighBit=None)
     np.testing.assert_array_equal(decoded(path)[0].pixels, ramp())

@@ -278,6 +278,24 @@ def test_a_flipped_bit_in_a_compressed_file_is_told(tmp_path: Path, share: float
     assert reason(path) in ("damaged gzip", "truncated file")
 
 
+@pytest.mark.parametrize("name", ["anatomical.nii", "example_nifti2.nii.gz", "functional.nii"])
+def test_random_damage_gives_slices_or_reasons_and_nothing_else(tmp_path: Path, name: str) -> None:
+    random, good = np.random.default_rng(0), (SHIPPED / name).read_bytes()
+    path = tmp_path / name
+    n_told = 0
+    for _ in range(60):
+        data = bytearray(good)
+        for place in random.integers(0, 540, random.integers(1, 6)):
+            data[place] = random.integers(256)
+        path.write_bytes(data if random.random() < 0.7 else data[: random.integers(len(data))])
+        try:
+            for frame in reader(path).frames(Item(id=name, path=path, n_bytes=len(data), stamp="")):
+                n_told += isinstance(frame, Unreadable)
+        except Unreadable:
+            n_told += 1
+    assert n_told > 10
+
+
 def test_a_bomb_is_never_expanded(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", body())
     with gzip.open(tmp_path / "bomb.nii.gz", "wb", compresslevel=1) as file:
