@@ -173,7 +173,11 @@ def sheet(rows: Sequence[SheetRow], lines: Sequence[str]) -> bytes:
     picture = Image.new("RGB", (width, sum(heights) + LINE * (len(wrapped) + 1) + MARGIN), "white")
     pen, top = ImageDraw.Draw(picture), MARGIN
     for row, height in zip(rows, heights, strict=True):
-        pen.multiline_text((MARGIN, top + side // 3), "\n".join(textwrap.wrap(row.title, 22)), fill="black")
+        pen.multiline_text(
+            (MARGIN, top + side // 3),
+            "\n".join(part for line in row.title.splitlines() for part in textwrap.wrap(line, 22)),
+            fill="black",
+        )
         for column, (image, caption) in enumerate(zip(row.images, row.captions, strict=True)):
             at = LEFT + column * (side + MARGIN)
             picture.paste(_tile(image, side), (at, top))
