@@ -31,6 +31,9 @@ MASK = re.compile(r"(?i)(?:^|[_-])(?:dseg|probseg|seg|mask|segmentation|labels?)
 SUBJECT = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?=[/_])")
 AIR_HU = -500.0
 """Between air and the least dense tissue."""
+FAT_HU, DENSE_HU, DENSE_SHARE = -50.0, 700.0, 90.0
+"""Every body has voxels below the first; in none is a tenth above the second, the density of hard bone. A guess at how
+far other units are recognised: `window` imports such volumes all the same."""
 VISIBLE = 0.05
 """Of the window: what is darker counts as background."""
 
@@ -102,8 +105,11 @@ class Nifti:
 
         Raises Unreadable for a volume of one value.
         """
-        if voxels.dtype.names is not None or self.options.window is not None or about.modality == "ct":
+        if voxels.dtype.names is not None or self.options.window is not None:
             return self.options.window
+        if about.modality == "ct":
+            _refuse_other_units(voxels, volumes)
+            return None
         found = percentile_window(voxels, self.options.percentiles)
         if found is None:
             raise Unreadable("blank volume")
@@ -155,6 +161,18 @@ def _bids_modality(image_id: str) -> str | None:
     suffix = _stem(image_id).rpartition("_")[2]
     folders = image_id.split("/")[:-1]
     return next((BIDS[word] for word in (suffix, *reversed(folders)) if word in BIDS), None)
+
+
+def _refuse_other_units(voxels: NDArray, volumes: Volumes) -> None:
+    """Raises Unreadable for CT that cannot be in Hounsfield units: no air or fat, and a tenth of it harder than bone.
+
+    So look the scanner's values before a slope and intercept that got lost on the way to NIfTI.
+    """
+    found = percentile_window(voxels, (0.0, DENSE_SHARE))
+    if found is not None:
+        low, high = (value * volumes.slope + volumes.intercept for value in found)
+        if low > FAT_HU and high > DENSE_HU:
+            raise Unreadable("no rescale: the values of this CT are no Hounsfield units")
 
 
 def _floor(window: Window | None) -> float:

@@ -267,6 +267,12 @@ CASES: tuple[BadCase, ...] = (
         "a negative length", _edited("a.nii", _at(42, struct.pack("<h", -5))), "no image: lengths of its dimensions"
     ),
     _nifti("an affine of zeros", _edited("a.nii", _at(280, bytes(48))), "no orientation: the affine is singular"),
+    _nifti(
+        "CT without its intercept",
+        _volume((_body() + 900).astype(np.int16)),
+        "no rescale: the values of this CT are no Hounsfield units",
+        modality="ct",
+    ),
     _nifti("NaN voxels", _nan, "1 of 144 pixels are NaN or infinite"),
     _nifti("a volume of one value", _volume(np.full((9, 9, 9), 5, np.int16)), "blank volume"),
     _nifti("slices of nothing", _volume(np.pad(_body(), ((0, 0), (0, 0), (2, 2)))), "almost empty slice"),

@@ -186,6 +186,22 @@ def test_ct_keeps_its_units_and_no_window_of_its_own(tmp_path: Path) -> None:
     assert found[0].pixels.min() == -1000
 
 
+def test_ct_in_units_that_cannot_be_hounsfields_is_set_aside(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(40, 20, (20, 20, 3))
+    values[:5] = -1000
+    save(tmp_path / "a.nii", values.astype(np.int16))
+    assert len(images(tmp_path / "a.nii", modality="ct")) == 3
+    save(tmp_path / "b.nii", (values + 1024).astype(np.int16))
+    assert reason(tmp_path / "b.nii", modality="ct") == "no rescale: the values of this CT are no Hounsfield units"
+    assert len(images(tmp_path / "b.nii", modality="ct", window=[864, 1264])) == 3
+
+
+def test_a_plain_picture_is_one_slice(tmp_path: Path) -> None:
+    picture = body(6, 5, 1)[..., 0]
+    [shown] = images(save(tmp_path / "a.nii", picture))
+    np.testing.assert_array_equal(shown.pixels, picture[::-1, ::-1].T)
+
+
 def test_colour_voxels_are_colour_images(tmp_path: Path) -> None:
     colour = np.random.default_rng(0).integers(0, 256, (4, 5, 2, 3), dtype=np.uint8)
     voxels = colour.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
