@@ -10,8 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scaling.accelerators import ACCELERATORS, REACHED
+from scaling.bill import bill_of, probe_flops
+from scaling.cli import main
 from scaling.config import load
+from scaling.errors import DataMissing
+from scaling.medmnist_sets import IMAGES
 from scaling.plan import Plan, load_plan, make_plan, open_source
+from scaling.pricing import price, stated
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -51,6 +57,71 @@ def test_medical28_covers_what_it_promises(shared: Path) -> None:
     assert {point.seed for point in grid} == {0, 1}
     assert len(plan.tasks) == 5
     assert not plan.synthetic
+
+
+def priced(name: str, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Of an experiment whose data is not here."""
+    monkeypatch.delenv("SCALING_DATA_ROOT", raising=False)
+    path = ROOT / "experiments" / f"{name}.yaml"
+    sweep, document = load(path)
+    with pytest.raises(DataMissing) as missing:
+        open_source(sweep, document)
+    return price(path, missing.value)
+
+
+def test_the_reference_study_is_its_full_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = priced("biovfm-21m", monkeypatch)
+    grid = [run for run in plan.runs if run.point.n_images]
+    assert len(grid) == 4 * 2 * 3
+    assert {(run.point.mixture, run.point.n_images) for run in grid} == {
+        ("all", 21_000_000),
+        ("all", 200_000),
+        ("ultrasound", 200_000),
+    }
+    # The paper's axis: trainable parameters of MAE at 224/16, in its notebook in millions.
+    axis = {run.cost.n_params_total for run in grid if run.point.algorithm == "mae"}
+    assert sorted(round(n / 1e6, 2) for n in axis) == [31.2, 47.4, 111.66, 329.24]
+    assert [info.name for info in plan.tasks] == list(IMAGES)
+    assert {run.spec.n_steps for run in grid} == {125_000}
+
+
+def test_the_reference_studys_cost_is_what_its_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = priced("biovfm-21m", monkeypatch)
+    node = stated(plan)
+    assert node is not None
+    hours = bill_of(plan, [node], []).gpu_hours
+    words = f"{round(hours, -1):,.0f} GPU-hours of H100 at {REACHED:.0%}".replace("%", " %")
+    assert words in plan.document.text
+
+
+def test_medmnist_is_all_of_it_on_one_gpu_in_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = priced("medmnist", monkeypatch)
+    assert len([run for run in plan.runs if run.point.n_images]) == 4 * 2 * 3
+    assert [info.name for info in plan.tasks] == list(IMAGES)
+    flops = sum(run.cost.train_flops + probe_flops(run) for run in plan.runs)
+    assert flops / (0.1 * ACCELERATORS["A100"].flops) < 86_400
+
+
+def test_the_mixtures_of_mixture_span_what_a_law_of_them_needs() -> None:
+    plan = planned(ROOT / "experiments" / "mixture.yaml")
+    sets = {run.point.mixture: run.n_by_modality for run in plan.runs if run.point.n_images == 4096}
+    modalities = sorted(sets["equal"])
+    shares = np.array([[of.get(name, 0) / 4096 for name in modalities] for of in sets.values()])
+    assert len(modalities) == 3
+    assert {tuple(row) for row in np.eye(3)} <= {tuple(row) for row in shares}  # each alone
+    assert len(np.unique(shares.round(2), axis=0)) == len(sets) == 9  # and no two alike
+
+
+@pytest.mark.parametrize("flops", ["1e12", "2e12", "4e12"])
+def test_isoflop_is_of_equal_flops_at_each_of_its_budgets(tmp_path: Path, flops: str) -> None:
+    text = (ROOT / "experiments" / "isoflop.yaml").read_text()
+    (tmp_path / "a.yaml").write_text(text.replace("flops: 2e12,", f"flops: {flops},"))
+    grid = [run for run in planned(tmp_path / "a.yaml").runs if run.point.n_images]
+    spent = [run.cost.train_flops for run in grid]
+    assert len({run.point.model for run in grid}) == 5
+    assert max(spent) / min(spent) < 1.05  # runs end with a whole batch
+    assert float(flops) == pytest.approx(np.mean(spent), rel=0.03)
+    assert all(run.spec.images_seen >= run.point.n_images for run in grid)
 
 
 def readme_block(language: str, number: int = 0) -> str:
@@ -140,3 +211,28 @@ def test_a_small_medical28_runs_on_the_real_packs(tmp_path: Path, shared: Path) 
     assert linear[["mednist", "dsb2018", "bccd"]].min() > 0.97
     assert linear[["breast", "pneumonia"]].between(0.6, 0.98).all()
     assert not list((tmp_path / "report").rglob("gallery*"))  # real images are never reproduced
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_small_isoflop_budgets_together_give_a_frontier(tmp_path: Path) -> None:
+    text = (ROOT / "experiments" / "isoflop.yaml").read_text()
+    small = (
+        text.replace("vit_nano, vit_micro]", "vit_nano]")
+        .replace("n_images: [2048] ", "n_images: [512]")
+        .replace("seed: [0, 1]", "seed: [0]")
+    )
+    tables = []
+    for flops in ("1e11", "4e11"):
+        name, root = f"isoflop-{flops}", tmp_path / "state"
+        sweep = tmp_path / f"{name}.yaml"
+        sweep.write_text(
+            small.replace("name: isoflop", f"name: {name}").replace("2e12,", f"{flops},") + f"root: {root}\n"
+        )
+        run(sweep, tmp_path / name, "--launcher", "inline", "--tracking", "none")
+        tables.append(pd.read_csv(tmp_path / name / "observations.csv"))
+    pd.concat(tables).to_csv(tmp_path / "isoflops.csv", index=False)
+    command = ["report", "--observations", str(tmp_path / "isoflops.csv"), "--out", str(tmp_path / "report")]
+    assert main(command) == 0
+    frontier = pd.read_csv(tmp_path / "report" / "frontier.csv")
+    assert {2} <= set(frontier["approach"])

@@ -139,9 +139,12 @@ class Medmnist:
 
 def _others(files: dict[str, MedmnistFile], cache: Path) -> Iterator[Problem]:
     """Files of MedMNIST's names that are not MedMNIST's, or a cache that cannot be."""
+    there = {name: file for name, file in files.items() if file.path.is_file()}
+    if not there:
+        return
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        found = {name: file.found_md5() for name, file in files.items() if file.path.is_file()}
+        found = {name: file.found_md5() for name, file in there.items()}
     except OSError as error:
         what = f"cannot be used: {error.strerror or error}; give a folder that can be written as data.cache"
         yield Problem(where="data.cache", what=f"{cache} {what}")

@@ -209,6 +209,7 @@ def test_missing_files_are_one_problem_with_address_name_and_md5(tmp_path: Path)
     assert f"`scaling data download medmnist --size 28 --to {tmp_path}`" in text
     for name in IMAGES:
         assert f"{name}.npz  MD5 {SETS[name].md5[28]}  {address(name, 28)}" in text
+    assert list(tmp_path.iterdir()) == []  # looking makes nothing
     some = str(refusal(tmp_path, "octmnist", "pathmnist", image_size=224))
     assert f"--size 224 --sets octmnist pathmnist --to {tmp_path}`" in some
     assert "pathmnist_224.npz  MD5 2c51a510bcdc9cf8ddb2af93af1eadec" in some
