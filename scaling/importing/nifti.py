@@ -81,12 +81,18 @@ class Nifti:
         numbers = range(0, volumes.n_volumes, step)
         for number, voxels in zip(numbers, voxels_of(volumes, numbers), strict=True):
             prefix = f"{item.id}#" if len(numbers) == 1 else f"{item.id}#{number}."
-            yield from self._slices(prefix, voxels, volumes, view, about)
+            try:
+                window = self._window(voxels, volumes, about)
+            except Unreadable as why:
+                if len(numbers) == 1:
+                    raise
+                yield Unreadable(str(why), image_id=prefix + "0")
+                continue
+            yield from self._slices(prefix, voxels, volumes, view, about, window)
 
     def _slices(
-        self, prefix: str, voxels: NDArray, volumes: Volumes, view: View, about: About
+        self, prefix: str, voxels: NDArray, volumes: Volumes, view: View, about: About, window: Window | None
     ) -> Iterator[Frame | Unreadable]:
-        window = self._window(voxels, volumes, about)
         floor = AIR_HU if about.modality == "ct" else _floor(window)
         for index in self._indices(voxels.shape[view.normal]):
             pixels = scaled(view.cut(voxels, index), volumes)

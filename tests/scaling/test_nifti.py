@@ -268,6 +268,15 @@ def test_volumes_of_a_4d_file_are_chosen_by_stride(tmp_path: Path, name: str, vo
     assert sorted({int(frame.pixels.min()) // 1000 for frame in found}) == numbers
 
 
+def test_a_blank_volume_of_a_4d_file_costs_that_volume_alone(tmp_path: Path) -> None:
+    voxels = np.stack([body(), np.zeros_like(body()), body()], axis=3)
+    found = frames(save(tmp_path / "a.nii", voxels), volumes=1)
+    assert [(each.image_id, str(each)) for each in found if isinstance(each, Unreadable)] == [
+        ("a.nii#1.0", "blank volume")
+    ]
+    assert len(found) == 15
+
+
 # --- bad files ---------------------------------------------------------------------------------------------------
 
 
