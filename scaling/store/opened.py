@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import mmap
 import os
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -253,10 +256,14 @@ class StoredImages:
         ordered = rows[order]
         which = np.searchsorted(self._starts, ordered, side="right") - 1
         first = np.flatnonzero(np.diff(which, prepend=-1)) if len(rows) else np.empty(0, np.int64)
-        for start, end in zip(first.tolist(), [*first[1:].tolist(), len(rows)], strict=True):
-            part = int(which[start])
-            found = self._part(part)[ordered[start:end] - self._starts[part]]
-            images[order[start:end]] = resized(recoloured(found, self.channels), self.size)
+        spans = [slice(*span) for span in pairwise([*first.tolist(), len(rows)])]
+        parts = [
+            (span, self._part(n), ordered[span] - self._starts[n]) for span in spans for n in [int(which[span.start])]
+        ]
+        for _, part, within in parts:
+            announce(part, within)
+        for span, part, within in parts:
+            images[order[span]] = resized(recoloured(part[within], self.channels), self.size)
         return images
 
     def _mapped(self, part: int) -> Images:
@@ -265,6 +272,21 @@ class StoredImages:
         if images.shape != shape or images.dtype != np.uint8:
             raise ValueError(f"{path} holds {images.dtype} {images.shape}, not uint8 {shape}; {AGAIN}")
         return images
+
+
+def announce(images: Images, rows: NDArray[np.int64]) -> None:
+    """Asks the system to fetch the pages of rows, in order, of a mapped part, all at once.
+
+    Else a fault waits for each of them, and the system fetches what lies around it: measured on a disk that reads
+    8 MB ahead, a batch of 1,024 images of 12 kB of 3 GB then read 220 times its bytes and took 50 to 100 times as long.
+    """
+    mapping, size = cast(mmap.mmap, images.base), images[0].nbytes
+    starts = HEADER + rows * size
+    ends, starts = starts + size, starts - starts % mmap.PAGESIZE
+    apart = np.flatnonzero(starts[1:] > ends[:-1])
+    firsts, lasts = starts[np.concatenate([[0], apart + 1])], ends[np.concatenate([apart, [len(rows) - 1]])]
+    for start, end in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        mapping.madvise(mmap.MADV_WILLNEED, start, end - start)
 
 
 def _room(n_files: int) -> int:
