@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import importlib.util
 import tracemalloc
@@ -196,6 +197,30 @@ def test_a_task_is_read_where_it_lies_and_not_copied(tmp_path: Path, monkeypatch
     task = cached_task(tmp_path / "cache", opened.tasks()[0], lambda: opened)
     np.testing.assert_array_equal(task.test.images, opened.task("octmnist").test.images)
     assert not (tmp_path / "cache").exists()
+
+
+def test_probes_read_a_whole_training_split_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from scaling.probes.features import task_features
+
+    write_fakes(tmp_path, ("octmnist",), monkeypatch)
+    task, seen = source(tmp_path, "octmnist").task("octmnist"), list[int]()
+
+    class Mapped(np.ndarray):
+        def __getitem__(self, rows: Any) -> Any:
+            assert isinstance(rows, slice), "a choice of rows is a copy of them"
+            return super().__getitem__(rows)
+
+    def encode(images: torch.Tensor) -> dict[Any, torch.Tensor]:
+        seen.append(len(images))
+        return {"cls": images.flatten(1)[:, :4].float()}
+
+    whole = dataclasses.replace(task, train=dataclasses.replace(task.train, images=task.train.images.view(Mapped)))
+    device = torch.device("cpu")
+    found = task_features(encode, whole, max_train=None, seed=0, batch_size=16, device=device)  # type: ignore[arg-type]
+    assert seen == [16, 16, 8, 16, 16, 4]  # 40 train, 16 val, 20 test
+    assert found.parts["train"]["cls"].shape == (40, 4)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
