@@ -113,6 +113,8 @@ class Phantoms:
         task, values = np.full(len(indices), -1), np.zeros((len(indices), len(EIGHT[0])), np.int64)
         for code, design in enumerate(self.designs.values()):
             mine = np.flatnonzero(pool.modality[indices] == pool.modalities.index(design.modality))
+            if not len(mine):
+                continue
             keys = pool.keys[indices[mine]]
             findings = self.modalities[design.modality].findings(self._dice(keys))
             rows = design.tell(findings).astype(np.int64)
