@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.data.cache import cached, cached_images, cached_positions, cached_task
+from scaling.data.cache import cached, cached_images, cached_places, cached_task
 from scaling.data.labels import label_rows, label_set
 from scaling.data.mixture import Selection, select
 from scaling.data.rows import DirectSource, Rows, Stored, is_direct
@@ -50,8 +50,9 @@ class Data:
         if (self.cache / name).exists() or not is_direct(self.source):
             return cached_images(self.cache / name, (spec.n_unique, *shape), self._draw)
         source = cast(DirectSource, self.source)
-        path = self.cache / f"positions-{spec.data_identity[:24]}-{source.version[:24]}.npy"
-        return Rows(source, cached_positions(path, spec.n_unique, lambda: self._selected().indices), shape)
+        path = self.cache / f"places-{spec.data_identity[:24]}-{source.version[:24]}.npy"
+        places = cached_places(path, spec.n_unique, lambda: source.places(self._selected().indices))
+        return Rows(source, places, shape)
 
     def copies(self) -> NDArray[np.uint32] | None:
         """(n_unique,) how often each image stands in the set; None where each does once."""

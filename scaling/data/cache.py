@@ -64,14 +64,14 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Images:
     return images
 
 
-def cached_positions(path: Path, n: int, make: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The n positions in `path`, a `.npy`, made and written first if need be; memory-mapped, so that runs share it."""
+def cached_places(path: Path, n: int, make: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The n places in `path`, a `.npy`, made and written first if need be; memory-mapped, so that runs share it."""
 
     def mapped(path: Path) -> NDArray[np.int64]:
-        positions: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
-        if positions.shape != (n,) or positions.dtype != np.int64:
-            raise ValueError(f"it holds {positions.dtype} {positions.shape}; int64 {(n,)} wanted")
-        return positions
+        places: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if places.shape != (n,) or places.dtype != np.int64:
+            raise ValueError(f"it holds {places.dtype} {places.shape}; int64 {(n,)} wanted")
+        return places
 
     if path.exists():
         try:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scaling.data.contamination import BITS, SIDE, UNEXPLAINED, Looked, copies, hashes_of
-from scaling.data.rows import is_direct, maps_tasks
+from scaling.data.rows import DirectSource, is_direct, maps_tasks
 from scaling.data.source import Images, Labels, Pool, Source, Task, TaskInfo
 from scaling.rundir import beside
 
@@ -136,12 +137,6 @@ class Clean:
         )
 
     @property
-    def version(self) -> str:
-        digest = hashlib.sha256(getattr(self._source, "version", "").encode())
-        digest.update(self.contamination.kept.astype("<i8").data)
-        return digest.hexdigest()
-
-    @property
     def left_out(self) -> dict[str, int]:
         """Why -> images that are not in the pool."""
         before = dict(getattr(self._source, "left_out", {}))
@@ -159,6 +154,17 @@ class Clean:
 
     def read(self, indices: NDArray[np.int64]) -> Images:
         return self._source.read(self.contamination.kept[indices])
+
+    def places(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As `rows.DirectSource` has it, as `take` and `version`."""
+        return cast(DirectSource, self._source).places(self.contamination.kept[indices])
+
+    def take(self, places: NDArray[np.int64]) -> Images:
+        return cast(DirectSource, self._source).take(places)
+
+    @property
+    def version(self) -> str:
+        return cast(DirectSource, self._source).version
 
     def labels(self, indices: NDArray[np.int64]) -> Labels:
         return self._source.labels(self.contamination.kept[indices])

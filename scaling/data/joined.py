@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scaling.data.rows import is_direct, maps_tasks
 from scaling.data.source import Images, Labels, Pool, Source, Task, TaskInfo
 
-OF_THE_POOL = ("hashes", "tables", "left_out")
+OF_THE_POOL = ("hashes", "tables", "left_out", "version", "places", "take")
 
 
 class Joined:
@@ -20,8 +20,6 @@ class Joined:
         self._images, self._tasks = images, tasks
         self.synthetic = images.synthetic and tasks.synthetic
         self.direct, self.maps_tasks = is_direct(images), maps_tasks(tasks)
-        self.version: str = getattr(images, "version", "")
-        """As of `rows.DirectSource`."""
 
     def pool(self) -> Pool:
         return self._images.pool()

@@ -1,6 +1,6 @@
 """Pretraining images that stay in their source's files: rows gathered when they are asked for, nothing copied.
 
-NumPy only. A source whose `read` is a gather of mapped rows says so by `direct = True`; `feed.py` reads ahead of it.
+NumPy only. A source whose images are rows of mapped files says so by `direct = True`; `feed.py` reads ahead of it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,23 @@ PIECE = 128
 
 
 class DirectSource(Protocol):
-    """A source whose images need no decoding."""
+    """A source whose images need no decoding. A run that knows the places of its images asks for no pool, which may
+    take seconds and gigabytes."""
 
     direct: bool
-    version: str
-    """Changes whenever another image may stand at a position of the pool."""
 
-    def read(self, indices: NDArray[np.int64]) -> Images: ...
+    @property
+    def version(self) -> str:
+        """Changes whenever another image may stand at a place. Takes no pool."""
+        ...
+
+    def places(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the files have images of the pool: the order in which they lie is that of their places."""
+        ...
+
+    def take(self, places: NDArray[np.int64]) -> Images:
+        """Images in the order asked for; safe to call from several threads."""
+        ...
 
 
 def is_direct(source: Source) -> bool:
@@ -39,11 +49,11 @@ def maps_tasks(source: Source) -> bool:
 
 
 class Rows:
-    """Images of a source at some positions of its pool, to be indexed like the array they would be."""
+    """Images of a source at some places, to be indexed like the array they would be."""
 
-    def __init__(self, source: DirectSource, positions: NDArray[np.int64], shape: tuple[int, int, int]) -> None:
-        self.shape = (len(positions), *shape)
-        self._source, self._positions = source, positions
+    def __init__(self, source: DirectSource, places: NDArray[np.int64], shape: tuple[int, int, int]) -> None:
+        self.shape = (len(places), *shape)
+        self._source, self._places = source, places
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="rows")
 
     @property
@@ -56,12 +66,12 @@ class Rows:
     def __getitem__(self, rows: NDArray[np.int64]) -> Images:
         """(n, channels, height, width) in the order asked for; read in the order in which they lie, so that a page is
         fetched once and a disk moves on. Raises IndexError for a row that there is not."""
-        positions = self._positions[rows]
-        order = np.argsort(positions, kind="stable")
+        places = self._places[rows]
+        order = np.argsort(places, kind="stable")
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
 
         def read(part: NDArray[np.int64]) -> None:
-            images[part] = self._source.read(positions[part])
+            images[part] = self._source.take(places[part])
 
         pieces = np.array_split(order, max(1, min(READERS, len(rows) // PIECE)))
         list(self._readers.map(read, pieces))

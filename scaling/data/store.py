@@ -63,13 +63,10 @@ class Store:
         self._images = self._images_of(self.sources)
         self._tasks, self.untasked = self._found_tasks()
 
-    @functools.cached_property
+    @property
     def version(self) -> str:
-        """Of what stands at which position of the pool."""
-        text = f"{manifests_digest(self.sources)} {len(self.pool().keys)} {self.options.contaminated}"
-        digest = hashlib.sha256(text.encode())
-        digest.update(self._pooled.rows.astype("<i8").data)
-        return digest.hexdigest()
+        """Of what stands at which place of the sources' files."""
+        return manifests_digest(self.sources)
 
     def pool(self) -> Pool:
         return self._pooled.pool
@@ -89,7 +86,14 @@ class Store:
         return Path(self.options.path) / TABLES
 
     def read(self, indices: NDArray[np.int64]) -> Images:
-        return self._images.take(self._pooled.rows[indices])
+        return self.take(self.places(indices))
+
+    def places(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As `rows.DirectSource` has it, as `take` and `version`."""
+        return self._pooled.rows[indices]
+
+    def take(self, places: NDArray[np.int64]) -> Images:
+        return self._images.take(places)
 
     def tasks(self) -> tuple[TaskInfo, ...]:
         return tuple(task.info for task in self._tasks.values())

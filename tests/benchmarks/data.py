@@ -169,23 +169,25 @@ def choosing() -> Iterator[Measured]:
 
 # --- a batch and the step that consumes it --------------------------------------------------------------------------
 
-N_STORED, SIZE, PART_SIZE, BATCH = 60_000, 64, 10_000, 1024
-"""Images of 64 pixels in three channels: 737 MB in six parts."""
-N_BATCHES, N_STEPS = 8, 3
+N_STORED, SIZE, PART_SIZE, BATCH = 200_000, 64, 10_000, 1024
+"""Images of 64 pixels in three channels: 2.5 GB in twenty parts, of which a batch is half a percent."""
+N_SOURCES_STORED, N_BATCHES, N_STEPS = 4, 8, 3
 
 
 def random_store(store: Path) -> None:
     """What a gather costs does not depend on the pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (N_STORED, 3, SIZE, SIZE), np.uint8)
-    rows = [Row(image_id=f"{i:06d}", modality="ct", height=512, width=512) for i in range(N_STORED)]
-    write_source(store, "random", pixels, rows, part_size=PART_SIZE)
+    rng = np.random.default_rng(0)
+    for number in range(N_SOURCES_STORED):
+        pixels = rng.integers(0, 256, (N_STORED // N_SOURCES_STORED, 3, SIZE, SIZE), np.uint8)
+        rows = [Row(image_id=f"{i:06d}", modality="ct", height=512, width=512) for i in range(len(pixels))]
+        write_source(store, f"random-{number}", pixels, rows, part_size=PART_SIZE)
     os.sync()  # only what is on the disk can be dropped from memory
 
 
 def opened(store: Path) -> Rows:
     """All its images in the order of keys, as a run has them. Nothing is mapped before a batch is read."""
     source = Store(StoreOptions(source="store", path=str(store), image_size=SIZE, channels=3))
-    return Rows(source, select(source.pool(), "natural", N_STORED).indices, (3, SIZE, SIZE))
+    return Rows(source, source.places(select(source.pool(), "natural", N_STORED).indices), (3, SIZE, SIZE))
 
 
 def parts(store: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scaling.data.cache import cached_images, cached_positions
+from scaling.data.cache import cached_images, cached_places
 from scaling.data.feed import Feed, Resident, Streamed, feed_of
 from scaling.data.rows import Rows
 from scaling.data.source import Images
@@ -134,9 +134,12 @@ class FakeSource:
     def __init__(self, images: Images) -> None:
         self.images, self.asked = images, list[list[int]]()
 
-    def read(self, indices: NDArray[np.int64]) -> Images:
-        self.asked.append(indices.tolist())
-        return self.images[indices]
+    def places(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return indices
+
+    def take(self, places: NDArray[np.int64]) -> Images:
+        self.asked.append(places.tolist())
+        return self.images[places]
 
 
 @pytest.fixture
@@ -198,12 +201,12 @@ def test_rows_that_there_are_not_are_refused(rows: Rows) -> None:
         rows[np.array([20])]
 
 
-def test_positions_are_kept_for_runs_to_share_and_made_again_when_damaged(
+def test_places_are_kept_for_runs_to_share_and_made_again_when_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, positions = tmp_path / "a.npy", np.arange(5) ** 2
-    assert isinstance(cached_positions(path, 5, lambda: positions), np.memmap)
-    assert cached_positions(path, 5, lambda: pytest.fail("made twice")).tolist() == positions.tolist()
+    assert isinstance(cached_places(path, 5, lambda: positions), np.memmap)
+    assert cached_places(path, 5, lambda: pytest.fail("made twice")).tolist() == positions.tolist()
     path.write_bytes(path.read_bytes()[:-3])
-    assert cached_positions(path, 5, lambda: positions).tolist() == positions.tolist()
+    assert cached_places(path, 5, lambda: positions).tolist() == positions.tolist()
     assert f"{path} is damaged" in capsys.readouterr().err

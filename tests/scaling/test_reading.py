@@ -43,8 +43,12 @@ class Direct(Phantoms):
 
     direct, version = True, "1"
 
-    def read(self, indices: NDArray[np.int64]) -> Images:
-        return super().read(indices)
+    def places(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Backwards, so that they are no positions of the pool."""
+        return len(self.pool().keys) - 1 - indices
+
+    def take(self, places: NDArray[np.int64]) -> Images:
+        return self.read(len(self.pool().keys) - 1 - places)
 
 
 @pytest.fixture
@@ -148,7 +152,7 @@ def test_a_direct_source_trains_to_the_same_bits_and_is_not_copied(made: Made, d
     kept = checkpoint.load(run.dir.path / "encoder.pt", "cpu")  # type: ignore[arg-type]
     cache = Path(job.cache)
     assert not list(cache.glob("images-*"))
-    assert len(list(cache.glob("positions-*"))) == 1
+    assert len(list(cache.glob("places-*"))) == 1
     for name in ("result.json", "encoder.pt"):
         (run.dir.path / name).unlink()
     for source in direct:
@@ -165,17 +169,17 @@ def test_a_direct_source_trains_to_the_same_bits_and_is_not_copied(made: Made, d
     assert all((kept[name] == copied[name]).all() for name in kept)
 
 
-def test_positions_of_another_version_are_looked_up_anew(made: Made, direct: list[Direct]) -> None:
+def test_places_of_another_version_are_looked_up_anew(made: Made, direct: list[Direct]) -> None:
     _, _, job = made()
     first = Data(job, lambda: None).images()
     assert isinstance(first, Rows)
     direct[0].version = "2"
     Data(job, lambda: None).images()
-    assert len(list(Path(job.cache).glob("positions-*"))) == 1  # the second source is of version 1 again
+    assert len(list(Path(job.cache).glob("places-*"))) == 1  # the second source is of version 1 again
     data = Data(job, lambda: None)
     data.source.version = "2"  # type: ignore[attr-defined]
     data.images()
-    assert len(list(Path(job.cache).glob("positions-*"))) == 2
+    assert len(list(Path(job.cache).glob("places-*"))) == 2
 
 
 @pytest.mark.usefixtures("direct")
