@@ -21,8 +21,8 @@ SHOWN = 5
 """Of many alike problems, how many are written out."""
 PARTS = 256
 """About so many parts, so that all cores have work and a crash costs little; of a large import more, of these sizes."""
-ITEMS = (64, 16_384)
-BYTES = (64 << 20, 1 << 30)
+ITEMS = (256, 16_384)
+BYTES = (16 << 20, 1 << 30)
 
 
 @dataclass(frozen=True, kw_only=True)

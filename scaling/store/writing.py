@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -198,7 +198,8 @@ def save_part(draft: Path, number: int, rows: pa.Table, finished: Finished) -> N
     """The part counts as done from here on; its images are at `draft_part` already."""
     with beside(draft / f"part-{number:05d}.parquet") as path:
         pq.write_table(rows, path)
-    write_whole(draft / f"part-{number:05d}.json", finished.model_dump_json() + "\n")
+    # not synced: after a power cut it may be empty, and the part is done again
+    write_whole(draft / f"part-{number:05d}.json", finished.model_dump_json() + "\n", durable=False)
 
 
 def draft_part(draft: Path, number: int) -> Path:
@@ -207,8 +208,11 @@ def draft_part(draft: Path, number: int) -> Path:
 
 def finished_parts(draft: Path) -> dict[int, Finished]:
     """By number, in order."""
-    paths = sorted(draft.glob("part-*.json"), key=lambda path: int(path.stem[5:]))
-    return {int(path.stem[5:]): Finished.model_validate_json(path.read_text()) for path in paths}
+    found = dict[int, Finished]()
+    for path in sorted(draft.glob("part-*.json"), key=lambda path: int(path.stem[5:])):
+        with suppress(ValidationError):
+            found[int(path.stem[5:])] = Finished.model_validate_json(path.read_text())
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -391,6 +391,14 @@ def test_finished_parts_are_not_done_again(run: Import, tmp_path: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in draft.glob("part-*")} == before
 
 
+def test_a_part_whose_note_a_power_cut_emptied_is_done_again(run: Import, tmp_path: Path) -> None:
+    run(store="calm")
+    _interrupted_at_the_end(run)
+    (draft_of(tmp_path / "store", "mine") / "part-00001.json").write_text("")
+    run()
+    assert content(tmp_path / "store" / "mine") == content(tmp_path / "calm" / "mine")
+
+
 def test_an_unfinished_import_of_other_files_is_refused_and_replaced_when_asked_to(
     run: Import, files: Path, tmp_path: Path
 ) -> None:
