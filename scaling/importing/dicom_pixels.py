@@ -52,8 +52,10 @@ def shown(stored: NDArray, header: Header, frame: int, modality: str, voi: Voi, 
 
 def _grey(stored: NDArray, header: Header, frame: int, modality: str, voi: Voi, stated: Window | None) -> Shown:
     absolute = modality == "ct" and voi != "file"
-    values, rescaled = _modality_values(stored, header, frame)
-    if absolute and not rescaled and stated is None:
+    values, in_units = _modality_values(stored, header, frame)
+    if values.dtype == np.uint8:
+        stated = None  # eight bits stay as they are
+    if absolute and not in_units and stated is None:
         raise Unreadable("no rescale: CT values without slope and intercept are no Hounsfield units")
     # Hounsfield units are dense where they are high; a negative would make bone dark in this one scan.
     inverted = text(header, "PhotometricInterpretation") == "MONOCHROME1" and not absolute

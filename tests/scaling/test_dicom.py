@@ -110,6 +110,16 @@ def test_the_users_choice_of_window_wins(tmp_path: Path) -> None:
     assert decoded(path, window=[5, 25])[0].window == (5.0, 25.0)
 
 
+def test_eight_bits_stay_as_they_are_but_for_the_files_own_window(tmp_path: Path) -> None:
+    pixels = ramp(dtype=np.uint8, step=2)
+    plain = write(tmp_path / "a.dcm", pixels, modality="US")
+    np.testing.assert_array_equal(seen(plain, window=[0, 100]), pixels)
+    full = write(tmp_path / "b.dcm", pixels, modality="US", WindowCenter=128, WindowWidth=256)
+    np.testing.assert_array_equal(seen(full), pixels)
+    narrow = write(tmp_path / "c.dcm", pixels, modality="US", WindowCenter=100.5, WindowWidth=101)
+    np.testing.assert_allclose(seen(narrow), np.clip((pixels - 50.0) * 2.55, 0, 255), atol=0.51)
+
+
 def test_a_voi_lut_maps_what_no_window_can(tmp_path: Path) -> None:
     lut = item(LUTDescriptor=[4, 10, 8], LUTData=[0, 200, 100, 255])
     lut["LUTDescriptor"].VR = lut["LUTData"].VR = "US"
