@@ -182,7 +182,7 @@ def calibrate(options: argparse.Namespace) -> int:
     from scaling.measuring import measure_all
     from scaling.tables import calibration_table
 
-    planned, console = _planned(options), console_of()
+    planned, console = _priced(options), console_of()
     launch = LaunchOptions(root=planned.root, address=options.address)
     launcher = LAUNCHERS[options.launcher].load()(launch)
     try:

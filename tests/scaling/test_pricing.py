@@ -211,3 +211,18 @@ def test_once_the_data_is_here_runs_have_names(
     assert not plan["data_missing"]
     assert plan["totals"]["done"] == 0
     assert all(run["run"] and run["state"] == "waiting" for run in plan["runs"])
+
+
+def test_shapes_are_measured_without_the_data_that_they_are_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    monkeypatch.delenv("SCALING_DATA_ROOT", raising=False)
+    path = tmp_path / "a.yaml"
+    text = "name: a\ngrid: {model: vit_atto, algorithm: mae, n_images: 100}\ndata: {source: medmnist}\nbaselines: []\n"
+    path.write_text(f"{text}pretrain: {{images_seen: 200, batch_size: 8}}\nroot: {tmp_path / 'state'}\n")
+    assert main(["calibrate", str(path), "--launcher", "inline"]) == 0
+    capsys.readouterr()
+    assert main(["plan", str(path), "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (run["seconds_basis"], run["memory_basis"], run["state"]) == ("calibration", "measured", "unknown")
+    assert run["seconds"] > 0
