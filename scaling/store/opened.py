@@ -213,8 +213,8 @@ def _faults_of_manifest(source: StoredSource, there: Mapping[str, os.DirEntry]) 
     if lacking or others:
         what = f"lacks {', '.join(lacking)}" if lacking else f"has another type of {', '.join(others)}"
         yield Problem(where=str(path), what=f"{what}; {AGAIN}")
-    if n_rows != card.n_images:
-        yield Problem(where=str(path), what=f"has {n_rows:,} rows for {card.n_images:,} images; {AGAIN}")
+    if n_rows != (n_images := sum(part.n_images for part in card.parts)):
+        yield Problem(where=str(path), what=f"has {n_rows:,} rows for {n_images:,} images; {AGAIN}")
 
 
 def manifests_digest(sources: Sequence[StoredSource]) -> str:
@@ -267,11 +267,18 @@ class StoredImages:
         return images
 
     def _mapped(self, part: int) -> Images:
-        path, shape = self._paths[part], self._shapes[part]
+        return mapped(self._paths[part], self._shapes[part])
+
+
+def mapped(path: Path, shape: tuple[int, ...]) -> Images:
+    """A part. Raises ValueError where it is not one of this shape."""
+    try:
         images: Images = np.load(path, mmap_mode="r", allow_pickle=False)
-        if images.shape != shape or images.dtype != np.uint8:
-            raise ValueError(f"{path} holds {images.dtype} {images.shape}, not uint8 {shape}; {AGAIN}")
-        return images
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no readable part: {_first_line(error)}; {AGAIN}") from None
+    if images.shape != shape or images.dtype != np.uint8:
+        raise ValueError(f"{path} holds {images.dtype} {images.shape}, not uint8 {shape}; {AGAIN}")
+    return images
 
 
 def announce(images: Images, rows: NDArray[np.int64]) -> None:
