@@ -624,7 +624,7 @@ def test_labels_come_from_a_table_by_any_id(tmp_path: Path) -> None:
         assert found == [("train", {"grade": 1}), ("test", {"grade": 2}), (None, {})]
 
 
-def test_the_warnings_of_a_file_are_not_the_users_business(tmp_path: Path) -> None:
+def test_the_warnings_of_a_file_are_not_the_users_business(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = write(tmp_path / "a.dcm", ramp(), PatientID="x" * 80, StudyDate="yesterday")
@@ -632,3 +632,6 @@ def test_the_warnings_of_a_file_are_not_the_users_business(tmp_path: Path) -> No
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("error")
         assert len(decoded(path)) == 1
+    with contextlib.suppress(Unreadable):
+        decoded(SHIPPED / "MR_truncated.dcm")
+    assert not caplog.records
