@@ -100,7 +100,8 @@ def at_bound(share: Vector, rho: Vector, free: Vector) -> Vector:
     half = np.maximum(widest - angle, 0) / 2
     turn = angle + half * (1 + NODES[:, None])
     inside = np.maximum(share - (1 - share) * np.tan(turn) ** 2, 0) ** (free / 2)
-    # the optimum lies off the bound; at it, with g's estimate on the far side of v; at it, on the near side
+    # the optimum lies off the bound; at it, and for curves at the bound g is beyond v as it is with the parameter free;
+    # at it, and for these it is on the other side
     two_sided = angle / np.pi * share ** (free / 2)
     return two_sided + _below(-np.sqrt(1 - share), free + 1) + half / np.pi * (WEIGHTS[:, None] * inside).sum(axis=0)
 

@@ -164,7 +164,7 @@ def test_intervals_of_a_curve_above_a_floor_cover_as_often_as_stated() -> None:
         assert 0.92 <= found.covered <= 0.98, found.number
 
 
-@pytest.mark.parametrize(("n_cells", "n_runs"), [(2, 4), (3, 12), (4, 6), (10, 24)])
+@pytest.mark.parametrize(("n_cells", "n_runs"), [(2, 4), (3, 12), (4, 6), (10, 24), (9, 2)])
 @pytest.mark.parametrize("ratio", [0.1, 1.0, 10.0])
 def test_a_sum_of_two_variances_is_covered_as_often_as_stated(n_cells: int, n_runs: int, ratio: float) -> None:
     rng, n = np.random.default_rng(0), 100_000
@@ -172,7 +172,7 @@ def test_a_sum_of_two_variances_is_covered_as_often_as_stated(n_cells: int, n_ru
     added = variance_of_a_run(np.zeros(n), of_cells, n_cells, of_runs, n_runs)
     half = stats.t.ppf(0.975, n_cells) * np.sqrt(added)
     missed = np.abs(rng.standard_normal(n)) * np.sqrt(ratio + 1) > half
-    assert 0.027 < missed.mean() < 0.062
+    assert 0.027 < missed.mean() < 0.054
 
 
 def test_the_batch_that_measures_coverage_gives_the_intervals_that_users_get() -> None:
@@ -199,14 +199,10 @@ def test_a_robust_fit_of_few_sizes_covers_as_often_as_stated() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("design", list(planted()), ids=lambda design: design.label)
 def test_planted_laws_are_covered_as_often_as_stated(design: Design) -> None:
-    # 400 sets know a share of .95 to 1.1 %, and two hundred numbers are asked: an honest one is within 3.2 of these.
-    # Above that only where the method says so: a floor of nearly zero can be missed from one side alone (97.5 %), and a
-    # new run after several seeds where one degree of freedom is left.
-    one_left = len(design.x) - len(design.theta) == 1 and design.seeds > 1
+    # 400 sets know a share of .95 to 1.1 %, and two hundred numbers are asked: an honest one is within 3.2 of these,
+    # with half a per cent for what is not linear.
     for found in covered(design, 400):
-        assert found.covered >= 0.915, found.number
-        cautious = "unseen" in design.name or ("new run" in found.number and one_left)
-        assert found.covered <= (0.995 if cautious else 0.985), found.number
+        assert 0.91 <= found.covered <= 0.985, found.number
 
 
 def test_the_mean_of_a_few_values_is_covered_as_often_as_stated() -> None:
