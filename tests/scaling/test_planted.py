@@ -43,15 +43,33 @@ NEEDS = list(PLANTED.values())
 Law = Callable[[Sequence[float], float], Study]
 
 
+def planned(path: Path) -> Plan:
+    sweep, document = load(path)
+    sweep, source = open_source(sweep, document)
+    return make_plan(sweep, document, source)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("planted")
+    (folder / "sweep.yaml").write_text(f"{SWEEP}root: {folder / 'state'}\n")
+    return planned(folder / "sweep.yaml")
+
+
+@pytest.fixture(scope="module")
+def tasks(plan: Plan) -> pd.DataFrame:
+    """With the features of the images drawn, which no law changes."""
+    return task_table(plan)
+
+
 @pytest.fixture
-def lawful(plan_of: Callable[..., Plan], pretend: Any) -> Law:
+def lawful(plan: Plan, tasks: pd.DataFrame, pretend: Any) -> Law:
     """The study of the sweep as if every run had been made, the tasks' errors falling with these exponents.
 
     `luck`: standard deviation of the logarithm of a run's error.
     """
 
     def make(exponents: Sequence[float], luck: float) -> Study:
-        plan = plan_of(text=SWEEP)
         rng = np.random.default_rng(0)
         exponent_of = dict(zip(PLANTED, exponents, strict=True))
         for run in plan.runs:
@@ -73,7 +91,7 @@ def lawful(plan_of: Callable[..., Plan], pretend: Any) -> Law:
                 path = run.dir.path / "probes" / f"{fingerprint}.json"
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(json.dumps([dataclasses.asdict(result)]))
-        return study(observations(plan), task_table(plan))
+        return study(observations(plan), tasks)
 
     return make
 
@@ -133,9 +151,7 @@ def test_trained_encoders_gain_on_tasks_as_far_as_these_need_scale(sweep_file: C
     .82 to .92; that of the task that needs scale alone was .35 to .47, of the one that needs none .01 to .14."""
     path = sweep_file(*TRAINED, text=SWEEP)
     assert main(["run", str(path), "--launcher", "local", "--tracking", "none", "--no-report"]) == 0
-    sweep, document = load(path)
-    sweep, source = open_source(sweep, document)
-    plan = make_plan(sweep, document, source)
+    plan = planned(path)
     found = study(observations(plan), task_table(plan))
     gains = exponents(found)
     assert gains["planted_100"] > 0.25
