@@ -98,6 +98,10 @@ class Suggestions:
         return {"sweep": self.sweep, "budget": budget, "series": [n.to_json() for n in self.nexts]}
 
 
+REPEATS = (
+    "mixture {} repeats images: laws are of its unique ones, which are not the n_images that a grid asks for, so no "
+    "point of a grid follows from them; add points by hand"
+)
 Pricer = Callable[[PlannedRun], float | None]
 
 
@@ -141,6 +145,8 @@ def _next(plan: Plan, of: Series, asked: Asked, budget: Budget, price: Pricer, n
         reason="",
         notes=(),
     )
+    if any(run.spec.repeated_from for run in plan.runs if run.point.mixture == of.mixture):
+        return replace(nothing, reason=REPEATS.format(of.mixture))
     fitter = Fitter(of.rows, None if asked.law == AUTO else law_named(asked.law))
     try:
         chosen = fitter.choose(at, {"n_params": at["n_params"], "n_images": asked.n_images})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -180,3 +181,15 @@ def test_one_budget_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
         main(["suggest", "tiny"])
     assert ended.value.code == 2
     assert "one of the arguments --gpu-hours --cpu-hours --flops is required" in capsys.readouterr().err
+
+
+def test_no_point_is_suggested_of_a_mixture_that_repeats(answered: Make) -> None:
+    """A grid asks for entries; how many unique images these are, only the source's pool says."""
+    plan = answered()
+    repeated = [
+        dataclasses.replace(run, spec=run.spec.model_copy(update={"repeated_from": run.spec.n_images // 2}))
+        for run in plan.runs
+    ]
+    (found,) = suggest_runs(dataclasses.replace(plan, runs=tuple(repeated)), Asked(), FLOPS, [CPU]).nexts
+    assert found.suggestion is None
+    assert found.reason.startswith("mixture all repeats images: laws are of its unique ones, ")
