@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from scaling import options, probe_options
+from scaling import options, probe_options, reader_options
 from scaling.errors import unknown
 from scaling.medical_reader_options import DicomOptions, NiftiOptions
+from scaling.reader_options import FolderOptions
 from scaling.source_options import MedmnistOptions, NpzOptions, PhantomsOptions, StoreOptions
 
 T = TypeVar("T")
@@ -156,8 +157,11 @@ SOURCES: Mapping[str, Entry] = MappingProxyType(
 
 READERS: Mapping[str, Entry] = MappingProxyType(
     {
-        # "name": Entry("scaling.importing.name:Name", reader_options.NameOptions, "what it reads"); the options'
-        # `reader: Literal["name"]` tells them apart, as `source` does among SOURCES
+        # the options' `reader: Literal["name"]` tells them apart, as `source` does among SOURCES
+        "folder": Entry(
+            "scaling.importing.folder:Folder", FolderOptions, "PNG, JPEG, TIFF, BMP, GIF, WebP and JPEG 2000 files"
+        ),
+        "folder": Entry("scaling.importing.folder:Folder", reader_options.FolderOptions, "PNG, JPEG, TIFF, ... files"),
         "dicom": Entry("scaling.importing.dicom:Dicom", DicomOptions, "DICOM files, with or without their ending"),
         "nifti": Entry("scaling.importing.nifti:Nifti", NiftiOptions, "slices of NIfTI volumes"),
     }

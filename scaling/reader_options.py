@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from scaling.options import BY_TYPE, Options, Other, Text
+from scaling.options import BY_TYPE, Options, Other, TaskKind, Text
 
 
 class ReaderOptions(Options):
@@ -29,3 +30,152 @@ class ReaderOptions(Options):
     keep: list[Literal["blank", "nan"]] = []
     """Images that are set aside unless they are named here: of one grey all over; with NaN or infinite pixels, which
     then are as the lowest value."""
+
+
+class FolderTask(Options):
+    """Makes folders of images a downstream task."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    kind: Literal["binary", "multi-class", "ordinal"]
+    label: str = r"([^/]+)/[^/]+$"
+    """Regular expression with one group on the path that finds the class; by default the folder a file lies in."""
+    classes: list[str] | None = None
+    """In the order of their codes, which is what ordinal means; null takes those found, sorted."""
+
+
+class FolderOptions(ReaderOptions):
+    """`modality`: of all, or per folder: {CXR: xray}, any folder of a path. `group`: a regular expression with one
+    group on the path."""
+
+    reader: Literal["folder"]
+    split: str | None = None
+    """Regular expression with one group on the path that finds train, val or test (also training, valid, validation,
+    dev, testing); null: no image has a split."""
+    task: FolderTask | None = None
+    max_pixels: int = Field(default=178_956_970, gt=0)
+    """Of an image; larger ones are set aside before they are decoded. Default: above it Pillow calls it a bomb."""
+
+
+class TaskColumns(Options):
+    """Where a task's labels stand."""
+
+    kind: TaskKind
+    columns: list[str] = Field(min_length=1)
+    """One, or one of 0/1 per label for multi-label."""
+    classes: list[str] | None = None
+    """Values of the column in the order of their codes; null takes those of the file, sorted. An empty cell is no
+    label. Multi-label tasks take their columns' names."""
+
+    @model_validator(mode="after")
+    def _one_column_unless_multi_label(self) -> TaskColumns:
+        if self.kind != "multi-label" and len(self.columns) != 1:
+            raise PydanticCustomError(
+                "columns", "a {kind} task has one column, not {n}", {"kind": self.kind, "n": len(self.columns)}
+            )
+        return self
+
+
+class TaskField(TaskColumns):
+    """Where a task's labels stand, in formats whose cells may hold several."""
+
+    separator: str | None = None
+    """Between the labels in one column of a multi-label task: `Edema|Mass` has both. An empty cell has none of them."""
+
+    @model_validator(mode="after")
+    def _one_column_to_separate(self) -> TaskField:
+        if self.separator == "" or (self.separator and (self.kind != "multi-label" or len(self.columns) != 1)):
+            raise PydanticCustomError("separator", "a separator is for the one column of a multi-label task")
+        return self
+
+
+class PictureOptions(ReaderOptions):
+    """What readers of PNG, JPEG, TIFF, BMP, GIF, WebP and JPEG 2000 take."""
+
+    max_pixels: int = Field(default=268_435_456, gt=0)
+    """Height x width of an image; one that announces more is set aside before it takes memory."""
+    frames: Literal["all", "first"] = "all"
+    """Of a TIFF of several pages and of a GIF, PNG or WebP that moves; reduced copies of a page are none."""
+    background: Literal["black", "white"] = "black"
+    """What transparent pixels show."""
+
+
+class FolderTask(Options):
+    """Classes are sub-folders: the first on the way to the image, but for a split's."""
+
+    name: str = "class"
+    kind: Literal["binary", "multi-class", "ordinal"] = "multi-class"
+    classes: list[str] | None = None
+    """Names of sub-folders in the order of their codes; null takes those there are, sorted."""
+
+
+class FolderOptions(PictureOptions):
+    """`modality`: of all, or per pattern on the path as of a shell, the first that fits: {"ct/*": ct}. `group`:
+    folder, file, or a regular expression with one group on the path; null takes each file for itself."""
+
+    reader: Literal["folder"]
+    task: FolderTask | None = None
+    split: Literal["folder"] | None = None
+    """folder: by the first sub-folder of the path that is called train, val or test, or training, valid ..."""
+
+
+class NpzTask(Options):
+    """Labels of a pack."""
+
+    name: str
+    kind: TaskKind
+    classes: list[str] | None = None
+    """Names in the order of the codes; null numbers them."""
+
+
+class NpzReaderOptions(ReaderOptions):
+    """Packs in MedMNIST's layout: `train_images`, `train_labels`, `val_images` ... Images are (n, h, w) or (n, h, w, 3),
+    volumes (n, depth, h, w). `modality`: of all, or per pattern on the file's path. `group`: null takes each volume,
+    else each image, for itself; a regular expression is of no use here."""
+
+    reader: Literal["npz"]
+    tasks: dict[str, NpzTask] = {}
+    """File name -> what its labels are; labels of other files are left."""
+    stride: int = Field(default=1, gt=0)
+    """Every n-th slice of a volume, from the first."""
+    volumes: Literal["auto", "yes"] = "auto"
+    """yes: arrays of shape (n, depth, h, 3) are volumes, not coloured images."""
+
+
+class ColumnOptions(PictureOptions):
+    """`group`: a column. `modality`: of all, or per value of `modality_column`: {CT: ct}."""
+
+    tasks: dict[str, TaskField] = {}
+    """Task -> its columns."""
+    modality_column: str | None = None
+    """Its values are modalities, unless `modality` translates them."""
+    split: str | None = None
+    """Column with train, val or test, or another usual word for them; empty is no split."""
+
+
+class TableOptions(ColumnOptions):
+    """CSV, TSV or Parquet with a row per image."""
+
+    reader: Literal["table"]
+    image: str = "path"
+    """Column with paths, relative to `root`."""
+    root: str = "."
+    """Folder that the images lie in, relative to the table's. Nothing outside it is read."""
+
+
+class HuggingfaceOptions(ColumnOptions):
+    """Parquet files of a data set as on the Hugging Face Hub; `split: path` takes it from names like
+    `test-00000-of-00001.parquet`."""
+
+    reader: Literal["huggingface"]
+    image: str | None = None
+    """Column of {bytes, path} or of bytes; null takes the only one there is."""
+
+
+class WebdatasetOptions(ColumnOptions):
+    """Tar shards. Columns are keys of a sample's .json, with dots for nested ones, or extensions like `cls`;
+    `split: path` takes it from the shard's path. `group`: such a column, or `key` for what stands in the sample's key
+    before its last / or _."""
+
+    reader: Literal["webdataset"]
+    image: str | None = None
+    """Extension of the image, where a sample has several; null takes the only one that is an image's."""
