@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from scaling import options, probe_options, reader_options
+from scaling import options, probe_options
 from scaling.errors import unknown
 from scaling.medical_reader_options import DicomOptions, NiftiOptions
 from scaling.reader_options import FolderOptions
@@ -161,7 +161,6 @@ READERS: Mapping[str, Entry] = MappingProxyType(
         "folder": Entry(
             "scaling.importing.folder:Folder", FolderOptions, "PNG, JPEG, TIFF, BMP, GIF, WebP and JPEG 2000 files"
         ),
-        "folder": Entry("scaling.importing.folder:Folder", reader_options.FolderOptions, "PNG, JPEG, TIFF, ... files"),
         "dicom": Entry("scaling.importing.dicom:Dicom", DicomOptions, "DICOM files, with or without their ending"),
         "nifti": Entry("scaling.importing.nifti:Nifti", NiftiOptions, "slices of NIfTI volumes"),
     }

@@ -32,30 +32,6 @@ class ReaderOptions(Options):
     then are as the lowest value."""
 
 
-class FolderTask(Options):
-    """Makes folders of images a downstream task."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    kind: Literal["binary", "multi-class", "ordinal"]
-    label: str = r"([^/]+)/[^/]+$"
-    """Regular expression with one group on the path that finds the class; by default the folder a file lies in."""
-    classes: list[str] | None = None
-    """In the order of their codes, which is what ordinal means; null takes those found, sorted."""
-
-
-class FolderOptions(ReaderOptions):
-    """`modality`: of all, or per folder: {CXR: xray}, any folder of a path. `group`: a regular expression with one
-    group on the path."""
-
-    reader: Literal["folder"]
-    split: str | None = None
-    """Regular expression with one group on the path that finds train, val or test (also training, valid, validation,
-    dev, testing); null: no image has a split."""
-    task: FolderTask | None = None
-    max_pixels: int = Field(default=178_956_970, gt=0)
-    """Of an image; larger ones are set aside before they are decoded. Default: above it Pillow calls it a bomb."""
-
-
 class TaskColumns(Options):
     """Where a task's labels stand."""
 
