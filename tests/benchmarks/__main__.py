@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-MODULES = ("numerics", "ssl", "probes", "orchestration", "laws", "phantoms", "data")
+MODULES = ("numerics", "ssl", "probes", "orchestration", "laws", "phantoms", "data", "importing")
 
 
 def main() -> None:
