@@ -23,6 +23,8 @@ F32 = NDArray[Any]
 """Always float32; numpy's types lose it in arithmetic with plain numbers, numpy itself does not."""
 Number = float | F32
 """One for all images, or (n,)."""
+AHEAD = 32
+"""Throws of the dice computed at once."""
 Place = tuple[Number, ...]
 """Of an ellipse: x, y, rx, ry and perhaps the angle."""
 TOGETHER = 8
@@ -45,6 +47,8 @@ class Dice:
         self.n = len(keys)
         self._keys = keys
         self._throws = 0
+        self._units, self._first = np.empty((0, self.n), np.float32), 1
+        """What throws from the first on give, where they are uniform."""
         self._latents: Keys | None = None
         if latents is not None:
             numbers: Keys = np.arange(1, latents + 1, dtype=np.uint64)
@@ -58,9 +62,17 @@ class Dice:
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> F32:
         """(n,) in [low, high)."""
-        word = self._words(1)[:, 0] if self._latents is None else self._follow(self._latents)
-        unit = (word >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+        unit = self._free_unit() if self._latents is None else _unit(self._follow(self._latents))
         return np.float32(low) + np.float32(high - low) * unit
+
+    def _free_unit(self) -> F32:
+        """(n,): the first word of a throw. Computed for many throws at once, which takes a fraction of the time."""
+        self._throws += 1
+        if not self._first <= self._throws < self._first + len(self._units):
+            self._first = self._throws
+            throws = np.arange(self._first, self._first + AHEAD, dtype=np.uint64)[:, None] * GOLDEN
+            self._units = _unit(mix(mix(self._keys + throws)))
+        return self._units[self._throws - self._first]
 
     def _follow(self, latents: Keys) -> Keys:
         """(n,) words: one latent, each throw the next in turn, shifted by a number of the throw and folded at the ends,
@@ -104,6 +116,11 @@ class Dice:
         smooth *= t
         smooth += rows.take(left, axis=2)
         return smooth
+
+
+def _unit(words: Keys) -> F32:
+    """In [0, 1), by the upper 24 bits."""
+    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 
 def over_image(number: Number) -> Number:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,48 @@ HAEMATOXYLIN: Colour = (1.30, 1.40, 0.58)
 EOSIN: Colour = (0.10, 1.35, 0.55)
 """Directions in optical density: Ruifrok & Johnston 2001 (Anal. Quant. Cytol. Histol. 23:291), eosin a little bluer."""
 NUCLEI = 34
-TISSUES = ("gland", "carcinoma", "stroma", "lymphocytes", "fat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tissue:
+    """Typical looks: stains in optical density, lengths in half image widths. Guesses that look right."""
+
+    eosin: float
+    fibres: float
+    """Eosin more in bundles than between them."""
+    blue: float
+    """Haematoxylin outside nuclei."""
+    radius: float
+    """Of a nucleus."""
+    unlike: float
+    """Spread of the radii, in radii."""
+    dense: float
+    """Share of the lattice's places that hold a nucleus."""
+    flat: float
+    """Height / width of a nucleus."""
+    turned: float
+    """Most that a nucleus is turned from the bundles, radians."""
+    stain: float
+    """Haematoxylin in nuclei."""
+
+
+TISSUES = {
+    "gland": Tissue(
+        eosin=0.45, fibres=0.05, blue=0.06, radius=0.062, unlike=0.1, dense=1.0, flat=0.75, turned=3, stain=0.95
+    ),
+    "carcinoma": Tissue(
+        eosin=0.4, fibres=0.05, blue=0.16, radius=0.11, unlike=0.35, dense=0.92, flat=0.8, turned=3, stain=0.8
+    ),
+    "stroma": Tissue(
+        eosin=0.55, fibres=0.4, blue=0.03, radius=0.085, unlike=0.15, dense=0.45, flat=0.28, turned=0.25, stain=0.85
+    ),
+    "lymphocytes": Tissue(
+        eosin=0.35, fibres=0.03, blue=0.12, radius=0.085, unlike=0.1, dense=0.97, flat=0.95, turned=3, stain=1.15
+    ),
+    "fat": Tissue(
+        eosin=0.4, fibres=0.1, blue=0.02, radius=0.045, unlike=0.1, dense=0.18, flat=0.35, turned=3, stain=0.9
+    ),
+}
 
 
 def draw_histology(dice: Dice, size: int, findings: F32) -> F32:
@@ -41,21 +83,22 @@ def draw_histology(dice: Dice, size: int, findings: F32) -> F32:
     """
     kind = findings[:, 0].astype(np.intp)
     slide = Anatomy(dice, size, zoom=(0.85, 1.2), shift=0.2, tilt=math.pi, wobble=0.1)
-
-    def by_tissue(*values: float) -> F32:
-        return np.asarray(values, np.float32)[kind]
-
+    typical = {
+        field.name: np.asarray([getattr(tissue, field.name) for tissue in TISSUES.values()], np.float32)[kind]
+        for field in fields(Tissue)
+    }
+    gland, carcinoma, fat = ((kind == list(TISSUES).index(name)) for name in ("gland", "carcinoma", "fat"))
     eosin = dice.smooth(size, 6)
     eosin *= np.float32(0.07)
-    eosin += over_image(by_tissue(0.45, 0.4, 0.55, 0.35, 0.4) * dice.uniform(0.8, 1.25))
+    eosin += over_image(typical["eosin"] * dice.uniform(0.8, 1.25))
     fibres = _fibres(dice, slide)
-    fibres *= over_image(by_tissue(0.05, 0.05, 0.4, 0.03, 0.1))
+    fibres *= over_image(typical["fibres"])
     eosin += fibres
     blue = np.full_like(eosin, 0.0)
-    blue += over_image(by_tissue(0.06, 0.16, 0.03, 0.12, 0.02))
+    blue += over_image(typical["blue"])
     ring = dice.uniform(0.5, 0.64)
-    _spaces(dice, slide, eosin, blue, kind, ring)
-    nuclei, stains = zip(*(_nucleus(dice, kind, ring, number) for number in range(NUCLEI)), strict=True)
+    _spaces(dice, slide, (eosin, blue), (gland * ring, carcinoma, fat))
+    nuclei, stains = zip(*(_nucleus(dice, typical, gland, ring, i) for i in range(NUCLEI)), strict=True)
     for nucleus, stain in zip(slide.ellipses(nuclei), stains, strict=True):
         paint(blue, nucleus, stain)
     eosin, blue = blur(eosin, size // 100), blur(blue, size // 100)
@@ -84,13 +127,17 @@ def _fibres(dice: Dice, slide: Anatomy) -> F32:
     return wave(across)
 
 
-def _spaces(dice: Dice, slide: Anatomy, eosin: F32, blue: F32, kind: NDArray[np.intp], ring: F32) -> None:
-    """Empty places: a gland's lumen with mucus in the cells around it, clefts of a carcinoma, fat cells."""
-    gland, carcinoma, fat = ((kind == TISSUES.index(name)).astype(np.float32) for name in ("gland", "carcinoma", "fat"))
-    cells = slide.ellipse(0, 0, gland * ring * 1.12, gland * ring * 1.05)
+def _spaces(dice: Dice, slide: Anatomy, stains: tuple[F32, F32], where: tuple[F32, F32, F32]) -> None:
+    """Empty places: a gland's lumen with mucus in the cells around it, clefts of a carcinoma, fat cells.
+
+    where: a gland's radius, 0 in other tissues; whether it is carcinoma; whether it is fat.
+    """
+    eosin, blue = stains
+    ring, carcinoma, fat = where
+    cells = slide.ellipse(0, 0, ring * 1.12, ring * 1.05)
     paint(eosin, cells, 0.28)
     paint(blue, cells, 0.1)
-    lumen = gland * ring * dice.uniform(0.2, 0.4)
+    lumen = ring * dice.uniform(0.2, 0.4)
     space = slide.ellipse(0, 0, lumen, lumen * 0.9)
     cut(eosin, space, 0.95)
     cut(blue, space, 0.95)
@@ -107,30 +154,24 @@ def _spaces(dice: Dice, slide: Anatomy, eosin: F32, blue: F32, kind: NDArray[np.
         cut(blue, hole, 0.96)
 
 
-def _nucleus(dice: Dice, kind: NDArray[np.intp], ring: F32, number: int) -> tuple[Place, F32]:
+def _nucleus(dice: Dice, typical: Mapping[str, F32], gland: F32, ring: F32, number: int) -> tuple[Place, F32]:
     """Where its tissue has one of its nuclei, and its stain. A jittered lattice; in a gland a ring, then a few."""
-
-    def by_tissue(*values: float) -> F32:
-        return np.asarray(values, np.float32)[kind]
-
     row, column = divmod(number, 6)
     x = (column - 2.5) * 0.36 + dice.uniform(-0.13, 0.13)
     y = (row - 2.4) * 0.36 + dice.uniform(-0.13, 0.13)
     around = number < 20
     cos, sin = cos_sin(np.full(dice.n, number * math.tau / 20) + dice.uniform(-0.05, 0.05))
     radial = ring * dice.uniform(0.92, 1.02)
-    gland = kind == 0
     if around:
         x, y = np.where(gland, radial * cos, x), np.where(gland, radial * sin * np.float32(0.94), y)
-    outside = gland & (x * x + y * y < (ring * 1.25) ** 2) & (not around)
-    radius = by_tissue(0.062, 0.11, 0.085, 0.085, 0.045) * (
-        1 + by_tissue(0.1, 0.35, 0.15, 0.1, 0.1) * dice.uniform(-1, 1)
-    )
-    share = by_tissue(1.0, 0.92, 0.45, 0.97, 0.18)
-    radius = radius * (dice.uniform() < share) * ~outside
-    flat = by_tissue(0.75, 0.8, 0.28, 0.95, 0.35) * dice.uniform(0.85, 1.0)
-    turn = np.where(gland & around, number * math.tau / 20, dice.uniform(-1, 1) * by_tissue(3, 3, 0.25, 3, 3))
-    return (x, y, radius, radius * flat, turn), by_tissue(0.95, 0.8, 0.85, 1.15, 0.9) * dice.uniform(0.8, 1.15)
+    radius = typical["radius"] * (1 + typical["unlike"] * dice.uniform(-1, 1)) * (dice.uniform() < typical["dense"])
+    if not around:
+        radius = radius * ~(gland & (x * x + y * y < (ring * 1.25) ** 2))
+    flat = typical["flat"] * dice.uniform(0.85, 1.0)
+    turn = dice.uniform(-1, 1) * typical["turned"]
+    if around:
+        turn = np.where(gland, np.float32(number * math.tau / 20), turn)
+    return (x, y, radius, radius * flat, turn), typical["stain"] * dice.uniform(0.8, 1.15)
 
 
 @dataclass(frozen=True, kw_only=True)
