@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from scaling.options import Fraction, Options, TaskKind
-from scaling.reader_options import ReaderOptions
+from scaling.options import Fraction, Options
+from scaling.reader_options import ReaderOptions, TaskColumns
 
 Plane = Literal["axial", "coronal", "sagittal", "acquisition"]
 Key = Literal["path", "instance", "series", "study", "patient"]
@@ -28,25 +27,6 @@ class LabelTable(Options):
     """Task -> its columns."""
     split: str | None = None
     """Column with train, val or test."""
-
-
-class TaskColumns(Options):
-    """Where a task's labels stand."""
-
-    kind: TaskKind
-    columns: list[str] = Field(min_length=1)
-    """One, or one of 0/1 per label for multi-label."""
-    classes: list[str] | None = None
-    """Values of the column in the order of their codes; null takes those of the file, sorted. An empty cell is no
-    label. Multi-label tasks take their columns' names."""
-
-    @model_validator(mode="after")
-    def _one_column_unless_multi_label(self) -> TaskColumns:
-        if self.kind != "multi-label" and len(self.columns) != 1:
-            raise PydanticCustomError(
-                "columns", "a {kind} task has one column, not {n}", {"kind": self.kind, "n": len(self.columns)}
-            )
-        return self
 
 
 class MedicalReaderOptions(ReaderOptions):

@@ -76,12 +76,15 @@ class PictureOptions(ReaderOptions):
 
 
 class FolderTask(Options):
-    """Classes are sub-folders: the first on the way to the image, but for a split's."""
+    """Makes folders of images a downstream task."""
 
-    name: str = "class"
+    name: str = Field(default="class", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     kind: Literal["binary", "multi-class", "ordinal"] = "multi-class"
+    label: str | None = None
+    """Regular expression with one group on the path that finds the class; null takes the first sub-folder on the way to
+    the image, but for a split's. An image of which neither is there has no label."""
     classes: list[str] | None = None
-    """Names of sub-folders in the order of their codes; null takes those there are, sorted."""
+    """In the order of their codes; null takes those found, sorted."""
 
 
 class FolderOptions(PictureOptions):
@@ -90,8 +93,9 @@ class FolderOptions(PictureOptions):
 
     reader: Literal["folder"]
     task: FolderTask | None = None
-    split: Literal["folder"] | None = None
-    """folder: by the first sub-folder of the path that is called train, val or test, or training, valid ..."""
+    split: str | None = None
+    """Where train, val or test, or training, valid, validation, dev, testing is found: `folder` takes the first
+    sub-folder of such a name, a regular expression its one group on the path. Null: no image has a split."""
 
 
 class NpzTask(Options):
@@ -104,9 +108,10 @@ class NpzTask(Options):
 
 
 class NpzReaderOptions(ReaderOptions):
-    """Packs in MedMNIST's layout: `train_images`, `train_labels`, `val_images` ... Images are (n, h, w) or (n, h, w, 3),
-    volumes (n, depth, h, w). `modality`: of all, or per pattern on the file's path. `group`: null takes each volume,
-    else each image, for itself; a regular expression is of no use here."""
+    """Packs in MedMNIST's layout: `train_images`, `train_labels`, `val_images` ... Images are (n, h, w) or
+    (n, h, w, 3), volumes (n, depth, h, w). `modality`: of all, or per shell pattern on the file's path. `group`: null
+    takes each image, or volume, for itself; else the member beside `train_images`, such as `patients` for
+    `train_patients`."""
 
     reader: Literal["npz"]
     tasks: dict[str, NpzTask] = {}

@@ -14,6 +14,9 @@ from pathlib import Path
 from scaling.errors import Problem, SpecError
 from scaling.importing.reader import Unreadable
 
+SOUGHT = {"group": "patient or study", "task.label": "class"}
+"""What an option's pattern finds."""
+
 
 def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(path below root with `/`, entry) of every regular file, in no order. Hidden ones are left out."""
@@ -52,15 +55,15 @@ def root_of(path: str) -> Path:
     return root
 
 
-def pattern_of(group: str) -> re.Pattern[str]:
+def pattern_of(group: str, where: str = "group") -> re.Pattern[str]:
     """Raises SpecError for a pattern that does not parse or has not exactly one group."""
     try:
         pattern = re.compile(group)
     except re.error as error:
-        raise SpecError([Problem(where="group", what=f"'{group}' is no regular expression: {error}")]) from None
+        raise SpecError([Problem(where=where, what=f"'{group}' is no regular expression: {error}")]) from None
     if pattern.groups != 1:
-        what = f"'{group}' has {pattern.groups} groups in parentheses; exactly one names the patient or study"
-        raise SpecError([Problem(where="group", what=what)])
+        what = f"'{group}' has {pattern.groups} groups in parentheses; exactly one names the {SOUGHT.get(where, where)}"
+        raise SpecError([Problem(where=where, what=what)])
     return pattern
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,10 @@ class Folder:
         self.options = options
         self.root = root_of(options.path)
         named = options.group in (None, "file", "folder")
-        self._pattern = None if named or options.group is None else pattern_of(options.group)
+        self._group_in = None if named or options.group is None else pattern_of(options.group)
+        self._split_in = None if options.split in (None, "folder") else pattern_of(str(options.split), "split")
+        label = options.task and options.task.label
+        self._label_in = pattern_of(label, "task.label") if label else None
 
     def items(self) -> Iterator[Item]:
         if not self._found:
@@ -51,10 +55,10 @@ class Folder:
         classes = task.classes or there
         problems = []
         if strange := [each for each in there if each not in classes]:
-            what = f"sub-folders {', '.join(strange[:5])} are no classes; named are {', '.join(classes)}"
+            what = f"found {', '.join(strange[:5])}, which are no classes; named are {', '.join(classes)}"
             problems.append(Problem(where="task.classes", what=what))
         if len(classes) < 2 or (task.kind == "binary" and len(classes) != 2):
-            what = f"{len(classes)} classes by the sub-folders ({', '.join(classes[:5]) or 'none'}); "
+            what = f"{len(classes)} classes by the paths ({', '.join(classes[:5]) or 'none'}); "
             what += "a binary task has 2, any other at least 2"
             problems.append(Problem(where="task.kind", what=what))
         if problems:
@@ -64,7 +68,7 @@ class Folder:
     def frames(self, item: Item) -> Iterator[Frame | Unreadable]:
         if item.fault:
             raise Unreadable(item.fault)
-        yield from frames_of(read_file(item.path, self.root), item.id, self.options)
+        yield from frames_of(read_file(item.path, self.root), item.id, self.options, item.about)
 
     @cached_property
     def _found(self) -> list[tuple[str, Path, tuple[int, str]]]:
@@ -90,8 +94,8 @@ class Folder:
 
     def _group(self, name: str) -> tuple[str | None, bool]:
         """And whether what was asked for is there: a guess would let a patient stand twice."""
-        if self._pattern is not None:
-            match = self._pattern.search(name)
+        if self._group_in is not None:
+            match = self._group_in.search(name)
             return (match.group(1), bool(match.group(1))) if match else (None, False)
         return (name.rpartition("/")[0] or ".", True) if self.options.group == "folder" else (None, True)
 
@@ -101,9 +105,13 @@ class Folder:
     def _split(self, name: str) -> SplitName | None:
         if self.options.split is None:
             return None
+        if self._split_in is not None:
+            return SPLIT_OF.get((_found_by(self._split_in, name) or "").lower())
         return next((SPLIT_OF[each.lower()] for each in self._folders(name) if each.lower() in SPLIT_OF), None)
 
     def _class(self, name: str) -> str | None:
+        if self._label_in is not None:
+            return _found_by(self._label_in, name)
         folders = self._folders(name)
         if self.options.split is not None:
             folders = [each for each in folders if each.lower() not in SPLIT_OF]
@@ -111,6 +119,11 @@ class Folder:
 
     def _modality(self, name: str) -> str | None:
         return modality_by_path(self.options.modality, name)
+
+
+def _found_by(pattern: re.Pattern[str], name: str) -> str | None:
+    match = pattern.search(name)
+    return match.group(1) if match else None
 
 
 def modality_by_path(stated: str | Mapping[str, str] | None, name: str) -> str | None:

@@ -10,7 +10,8 @@ from typing import cast
 
 from scaling.errors import Problem, SpecError
 from scaling.importing.reader import About, LabelSetting, LabelValue, SplitName
-from scaling.medical_reader_options import LabelTable, TaskColumns
+from scaling.medical_reader_options import LabelTable
+from scaling.reader_options import TaskColumns
 
 SPLITS = ("train", "val", "test")
 SHOWN = 5

@@ -64,6 +64,8 @@ class Item:
     span: tuple[int, int] | None = None
     """Rows or bytes of the file, where it holds several items."""
     about: About = About()
+    fault: str | None = None
+    """Why it cannot be used, where listing showed it: `frames` raises Unreadable with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
