@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from scaling.data.contamination import BITS, SIDE, UNEXPLAINED, Looked, copies, hashes_of
+from scaling.data.contamination import BITS, SIDE, UNEXPLAINED, Looked, Seen, copies, hashes_of, seen, together
 from scaling.data.rows import DirectSource, is_direct, maps_tasks
 from scaling.data.source import Images, Labels, Pool, Source, Task, TaskInfo
 from scaling.rundir import beside
 
-HELD = ("val", "test")
 COLUMNS = pa.schema(
     [
         pa.field("task", pa.string(), nullable=False),
@@ -77,24 +76,36 @@ def contamination(source: Source, *, tables: Path | None = None) -> Contaminatio
 
 
 def _search(source: Source, pool: Pool, infos: tuple[TaskInfo, ...]) -> pa.Table:
-    found = [COLUMNS.empty_table()]
-    if infos:
-        hashes: Callable[[], NDArray[np.uint64]] | None = getattr(source, "hashes", None)
-        looked = Looked(hashes=hashes() if hashes else hashes_of(len(pool.keys), source.read), read=source.read)
+    """Tasks are opened one at a time; the many images of the pool are gone through once."""
+    if not infos:
+        return COLUMNS.empty_table()
+    names, held = list[tuple[str, str]](), list[Seen]()
     for info in infos:
         task = source.task(info.name)
-        for split in HELD:
-            images = getattr(task, split).images
-            read = images.__getitem__
-            pairs = copies(looked, Looked(hashes=hashes_of(len(images), read), read=read))
-            n = len(pairs.pool)
-            columns = [[info.name] * n, [split] * n, pairs.held, pool.keys[pairs.pool], pairs.bits, pairs.unexplained]
-            found.append(pa.table(columns, schema=COLUMNS))
-    return pa.concat_tables(found)
+        for split, images in (("val", task.val.images), ("test", task.test.images)):
+            names.append((info.name, split))
+            held.append(seen(images))
+    hashes: Callable[[], NDArray[np.uint64]] | None = getattr(source, "hashes", None)
+    known = hashes() if hashes else hashes_of(len(pool.keys), source.read)
+    pairs = copies(Looked(hashes=known, read=source.read), together(held))
+    starts = np.cumsum([0, *(len(each.hashes) for each in held)])
+    of = np.searchsorted(starts, pairs.held, side="right") - 1
+    order = np.lexsort((pairs.pool, of))
+    columns = [
+        [names[i][0] for i in of[order]],
+        [names[i][1] for i in of[order]],
+        (pairs.held - starts[of])[order],
+        pool.keys[pairs.pool][order],
+        pairs.bits[order],
+        pairs.unexplained[order],
+    ]
+    return pa.table(columns, schema=COLUMNS)
 
 
 def _of(pool: Pool, table: pa.Table) -> Contamination:
-    copied = np.isin(pool.keys, np.unique(table["key"].to_numpy()))
+    keys = np.unique(table["key"].to_numpy())
+    at = np.searchsorted(keys, pool.keys)  # `np.isin` would sort the many
+    copied = keys[np.minimum(at, len(keys) - 1)] == pool.keys if len(keys) else np.zeros(len(pool.keys), bool)
     return Contamination(table=table, kept=np.flatnonzero(~copied), n_pool=len(pool.keys))
 
 

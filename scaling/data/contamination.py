@@ -9,13 +9,13 @@ pictures of one blob on black may be different ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.data.near import near_pairs
+from scaling.data.near import Hashes, near_pairs
 from scaling.data.perceptual import grey, overlaps, perceptual_hash
 from scaling.data.source import Images
 
@@ -28,6 +28,8 @@ FLAT = 0.25
 """Variance in squared grey values below which there is nothing to see: such images are all alike."""
 CHUNK = 1024
 """Images read at a time."""
+BLOCK = 2**22
+"""Images of the pool whose suspects are in memory at a time."""
 PIECE = 64
 """Images of which sums are in memory at a time."""
 Read = Callable[[NDArray[np.int64]], Images]
@@ -35,10 +37,19 @@ Read = Callable[[NDArray[np.int64]], Images]
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """Images to be compared: their hashes, and their pixels where they are needed."""
+    """A pool to be compared: its hashes, and its pixels where they are needed."""
 
-    hashes: NDArray[np.uint64]
+    hashes: Hashes
     read: Read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Images that are held out, as far as it takes to know them again; a kilobyte each."""
+
+    hashes: Hashes
+    small: NDArray[np.float32]
+    """As `_standardised`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +66,40 @@ class Copies:
     """(n,) 0 for identical ones, up to `UNEXPLAINED`."""
 
 
-def copies(pool: Looked, held: Looked) -> Copies:
-    """All pairs of an image of the pool and one held out that are copies, in order."""
-    at_pool, at_held, bits = near_pairs(pool.hashes, held.hashes, BITS)
+def copies(pool: Looked, held: Seen) -> Copies:
+    """All pairs of an image of the pool and one held out that are copies, in order of the pool."""
+    starts = range(0, max(1, len(pool.hashes)), BLOCK)
+    found = [_copies(pool, held, start) for start in starts]
+    at_pool, at_held, bits, unexplained = (np.concatenate([each[i] for each in found]) for i in range(4))
+    return Copies(pool=at_pool, held=at_held, bits=bits, unexplained=unexplained)
+
+
+def _copies(pool: Looked, held: Seen, first: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """In the block that begins at `first`."""
+    at_pool, at_held, bits = near_pairs(pool.hashes[first : first + BLOCK], held.hashes, BITS)
+    at_pool += first
     unexplained = np.empty(len(at_pool), np.float32)
-    needed, of = np.unique(at_held, return_inverse=True)
-    theirs = np.concatenate([_standardised(held.read(part)) for part in _chunks(needed)]) if len(needed) else None
     for start, end in _runs(at_pool):
         mine, which = np.unique(at_pool[start:end], return_inverse=True)
-        assert theirs is not None
-        products = _standardised(pool.read(mine))[which] * theirs[of[start:end]]
+        products = _standardised(pool.read(mine))[which] * held.small[at_held[start:end]]
         correlation = products.sum(1, dtype=np.float64)
         unexplained[start:end] = np.where(correlation > 0, 1 - correlation**2, 1)
     same = unexplained <= UNEXPLAINED
-    return Copies(pool=at_pool[same], held=at_held[same], bits=bits[same], unexplained=np.maximum(unexplained[same], 0))
+    return at_pool[same], at_held[same], bits[same], np.maximum(unexplained[same], 0)
+
+
+def seen(images: Images) -> Seen:
+    """Of images held out, which may be mapped."""
+    found = [Seen(hashes=np.empty(0, np.uint64), small=np.empty((0, SIDE**2 + 1), np.float32))]
+    for part in _chunks(np.arange(len(images))):
+        found.append(Seen(hashes=perceptual_hash(images[part]), small=_standardised(images[part])))
+    return together(found)
+
+
+def together(parts: Sequence[Seen]) -> Seen:
+    return Seen(
+        hashes=np.concatenate([each.hashes for each in parts]), small=np.concatenate([each.small for each in parts])
+    )
 
 
 def hashes_of(n: int, read: Read, go_on: Callable[[], None] = lambda: None) -> NDArray[np.uint64]:

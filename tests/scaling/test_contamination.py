@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scaling.config import load
+from scaling.data import contamination
 from scaling.data.clean import Clean, cleaned
-from scaling.data.contamination import Looked, copies, hashes_of
+from scaling.data.contamination import Looked, Seen, copies, hashes_of, seen
 from scaling.data.joined import Joined
 from scaling.data.npz import Npz
 from scaling.data.source import Images, Source
@@ -57,39 +59,53 @@ COPIES: dict[str, Callable[[Images], Images]] = {
 def test_copies_are_found_among_others(name: str) -> None:
     held = pictures(40, seed=0, size=SIZE)
     pool = COPIES[name](held)
-    found = copies(looked(pool), looked(held))
+    found = copies(looked(pool), seen(held))
     assert np.array_equal(found.pool, found.held)  # each with the one it was made of, and no other
     assert len(found.pool) >= 38  # of 40: noise of 20 grey values is much for a compressed one
     assert (found.unexplained <= 0.02).all()
 
 
 def test_different_images_are_no_copies() -> None:
-    assert not len(copies(looked(pictures(400, seed=1)), looked(pictures(200, seed=2))).pool)
+    assert not len(copies(looked(pictures(400, seed=1)), seen(pictures(200, seed=2))).pool)
+
+
+def alike(images: Images) -> Looked:
+    """As if all hashes were one."""
+    return Looked(hashes=np.zeros(len(images), np.uint64), read=images.__getitem__)
+
+
+def seen_alike(images: Images) -> Seen:
+    return dataclasses.replace(seen(images), hashes=np.zeros(len(images), np.uint64))
 
 
 def test_pixels_decide_where_hashes_are_alike() -> None:
-    """Blobs of two shapes, whose hashes are said to be one."""
-    one, other = pictures(2, seed=3)[:, None]
-    alike = np.zeros(1, np.uint64)
-    assert not len(
-        copies(Looked(hashes=alike, read=one.__getitem__), Looked(hashes=alike, read=other.__getitem__)).pool
-    )
-    assert len(copies(Looked(hashes=alike, read=one.__getitem__), Looked(hashes=alike, read=one.__getitem__)).pool) == 1
+    images = pictures(12, seed=3)
+    found = copies(alike(images), seen_alike(images))
+    assert found.pool.tolist() == found.held.tolist() == list(range(12))
 
 
 def test_an_inverted_image_is_no_copy() -> None:
-    image, alike = pictures(1, seed=4), np.zeros(1, np.uint64)
-    inverted = 255 - image
-    found = copies(Looked(hashes=alike, read=image.__getitem__), Looked(hashes=alike, read=inverted.__getitem__))
-    assert not len(found.pool)
+    image = pictures(1, seed=4)
+    assert not len(copies(alike(image), seen_alike(255 - image)).pool)
 
 
 def test_images_of_one_grey_are_copies_of_each_other_alone() -> None:
     flat = np.stack([np.full((1, SIZE, SIZE), value, np.uint8) for value in (0, 90)])
-    alike = np.zeros(3, np.uint64)
     pool = np.concatenate([flat, pictures(1, seed=5)])
-    found = copies(Looked(hashes=alike, read=pool.__getitem__), Looked(hashes=alike[:1], read=flat.__getitem__))
-    assert found.pool.tolist() == [0, 1]
+    assert copies(alike(pool), seen_alike(flat[:1])).pool.tolist() == [0, 1]
+    assert copies(alike(flat), seen_alike(pool[2:])).pool.tolist() == []
+
+
+def test_blocks_of_a_pool_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures(60, seed=6)
+    held = seen(images[5:50] + np.uint8(3))
+    whole = copies(looked(images), held)
+    assert len(whole.pool) == 45
+    for name, value in (("BLOCK", 13), ("CHUNK", 7), ("PIECE", 3)):
+        monkeypatch.setattr(contamination, name, value)
+    parts = copies(looked(images), held)
+    for field in ("pool", "held", "bits"):
+        np.testing.assert_array_equal(getattr(parts, field), getattr(whole, field))
 
 
 # --- sources -----------------------------------------------------------------------------------------------------
