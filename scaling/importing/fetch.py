@@ -65,7 +65,7 @@ def fetch(
     if wanted.path.exists():
         found = md5_of(wanted.path)
         if found != wanted.md5:
-            raise FetchFailed(f"{wanted.path} is another file (MD5 {found}) and is left alone; move it away")
+            raise FetchFailed(f"another file (MD5 {found}) is there and is left alone; move it away")
         return "there"
     try:
         wanted.path.parent.mkdir(parents=True, exist_ok=True)
