@@ -127,6 +127,13 @@ def test_a_voi_lut_maps_what_no_window_can(tmp_path: Path) -> None:
     assert decoded(path)[0].pixels.tolist() == [[0, 0, 200, 100, 255, 255]]
 
 
+def test_a_lut_of_signed_values_may_begin_below_zero(tmp_path: Path) -> None:
+    lut = item(LUTDescriptor=[3, 2**16 - 10, 8], LUTData=[20, 30, 40])  # -10, written without a sign
+    lut["LUTDescriptor"].VR = lut["LUTData"].VR = "US"
+    path = write(tmp_path / "a.dcm", np.array([[-99, -10, -9, -8, 0]], np.int16), VOILUTSequence=[lut])
+    assert decoded(path)[0].pixels.tolist() == [[20, 20, 30, 40, 40]]
+
+
 def test_a_modality_lut_comes_before_the_window(tmp_path: Path) -> None:
     lut = item(LUTDescriptor=[3, 0, 16], LUTData=[1000, 3000, 2000], ModalityLUTType="US")
     lut["LUTDescriptor"].VR = lut["LUTData"].VR = "US"
@@ -259,6 +266,16 @@ def test_byte_order_and_deflation_change_nothing(tmp_path: Path, syntax: str) ->
     write(tmp_path / "b.dcm", ramp(), syntax=syntax)
     one, other = decoded(tmp_path)
     np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+def test_baseline_jpeg_is_never_handed_to_the_decoder_that_dies_of_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed = list[object]()
+    monkeypatch.setattr("gdcm.Fragment", lambda: handed.append(1))
+    assert len(decoded(SHIPPED / "SC_rgb_jpeg_dcmtk.dcm", **OT)) == 1
+    assert not handed
+    with contextlib.suppress(Unreadable):
+        decoded(SHIPPED / "SC_rgb_jpeg_gdcm.dcm", **OT)  # lossless: to nobody else
+    assert handed
 
 
 def test_twelve_bit_jpeg_is_decoded(capfd: pytest.CaptureFixture[str]) -> None:
