@@ -146,7 +146,11 @@ ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
 
 SOURCES: Mapping[str, Entry] = MappingProxyType(
     {
-        "phantoms": Entry("scaling.data.phantoms:Phantoms", PhantomsOptions, "synthetic, five modalities"),
+        "phantoms": Entry(
+            "scaling.data.phantoms:Phantoms",
+            PhantomsOptions,
+            "synthetic, five modalities or up to eleven, tasks of known need of scale",
+        ),
         "npz": Entry("scaling.data.npz:Npz", NpzOptions, "packs in MedMNIST's layout"),
         "store": Entry("scaling.data.store:Store", StoreOptions, "what `scaling data import` made ready"),
         "medmnist": Entry(
