@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-MODULES = ("numerics", "ssl", "probes", "orchestration", "laws", "phantoms", "data", "importing")
+MODULES = ("numerics", "ssl", "probes", "orchestration", "laws", "phantoms", "data", "contamination", "importing")
 
 
 def main() -> None:
