@@ -49,7 +49,7 @@ class Pretrain(Options):
     """Equal FLOPs: a run sees as many images as so many training FLOPs (multiply-add = 2) pay for, to the nearest
     batch. By the closed forms, so a correction of one of them makes other runs."""
     epochs: Annotated[float, AfterValidator(_whole_pass)] | None = None
-    """Equal epochs: a run sees each of its n_images so often, repeats of a mixture counted, up to the next whole batch."""
+    """Equal epochs: a run sees each of its n_images so often, with its repeats, up to the next whole batch."""
     batch_size: int = Field(default=256, ge=2)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: what a few steps show to be faster on a CPU, decided once per shape and root; bf16 on GPUs that have it."""
