@@ -32,7 +32,8 @@ FEATURES = {
     )
 }
 PLANTED = "scale_need"
-"""No feature of images but the truth: a column of tasks whose source planted how much of them needs scale, 0-1."""
+TRUTH = "how much of the task needs scale, as the source planted it (share)"
+"""No feature of images but the truth: a column of tasks where their source knows it."""
 VERSION = 2
 """Raised when a feature comes to mean something else, so that kept values are computed again."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analysis.benefit import DEFINITIONS
-from analysis.features import FEATURES
+from analysis.features import FEATURES, PLANTED, TRUTH
 from analysis.figures import correlation as figure
 from analysis.figures import pairs
 from analysis.page.blocks import Block, Fold, Numbers, Picture, Section, Words
@@ -86,7 +86,7 @@ def section(study: Study, pen: Pen) -> Section:
     main = study.correlations[[column for column in MAIN if column in study.correlations]]
     blocks.append(Numbers(name="correlations_main", caption=caption, rows=main))
     everything = "All about each pair, with Kendall's tau, the family-wise p and the detectable correlations."
-    meanings = {f.name: f"{f.meaning} ({f.unit})" for f in FEATURES.values()}
+    meanings = {f.name: f"{f.meaning} ({f.unit})" for f in FEATURES.values()} | {PLANTED: TRUTH}
     blocks += [
         Fold(title="All columns", blocks=[Numbers(name="correlations", caption=everything, rows=study.correlations)]),
         Fold(
