@@ -158,6 +158,16 @@ def test_images_have_the_declared_shape_and_use_the_range(size: int, channels: i
     assert images.min() < 50
 
 
+@pytest.mark.parametrize("name", sorted(MODALITIES))
+def test_a_drawing_is_single_precision_from_0_to_1(name: str) -> None:
+    dice = Dice(phantoms().pool().keys[:50])
+    picture = MODALITIES[name].draw(dice, 32, MODALITIES[name].findings(dice))
+    assert picture.dtype == np.float32
+    assert picture.shape[-2:] == (32, 32)
+    assert picture.min() >= 0
+    assert picture.max() <= 1.1  # X-ray films are exposed a little beyond
+
+
 def test_modalities_look_different() -> None:
     """A linear read-out of pixels tells them apart, or they would be no mixture of anything."""
     source = phantoms(modalities="all")
