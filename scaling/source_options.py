@@ -57,27 +57,26 @@ class SourceOptions(Options):
         return self
 
 
-PhantomModality = Literal[
-    "ct",
-    "xray",
-    "mr",
-    "ultrasound",
-    "microscopy",
-    "fundus",
-    "oct",
-    "dermoscopy",
-    "endoscopy",
-    "histology",
-    "test_object",
-]
-DEFAULT_MODALITIES: tuple[PhantomModality, ...] = ("ct", "xray", "mr", "ultrasound", "microscopy")
+DEFAULT_MODALITIES = ("ct", "xray", "mr", "ultrasound", "microscopy")
+PHANTOM_MODALITIES = (*DEFAULT_MODALITIES, "fundus", "oct", "dermoscopy", "endoscopy", "histology", "test_object")
 
 
-def _distinct(values: list[PhantomModality]) -> list[PhantomModality]:
-    repeated = sorted({value for value in values if values.count(value) > 1})
-    if repeated:
-        raise PydanticCustomError("order", "{text}", {"text": f"names {', '.join(repeated)} twice; give each once"})
-    return values
+def _drawn(names: list[str]) -> list[str]:
+    what = [unknown("modality", name, PHANTOM_MODALITIES) for name in names if name not in PHANTOM_MODALITIES]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        what.append(f"names {', '.join(twice)} twice; give each once")
+    if not names:
+        what.append(f"is empty; give 'all' or some of {', '.join(PHANTOM_MODALITIES)}")
+    if what:
+        raise PydanticCustomError("ours", "{text}", {"text": "; ".join(what)})
+    return names
+
+
+def _all(text: str) -> str:
+    if text != "all":
+        allowed = f"'all', or a list of some of {', '.join(PHANTOM_MODALITIES)}"
+        raise PydanticCustomError("ours", "{text}", {"text": f"is {text!r}; allowed: {allowed}"})
+    return text
 
 
 class PhantomsOptions(SourceOptions):
@@ -93,8 +92,7 @@ class PhantomsOptions(SourceOptions):
     n_val: int = Field(default=256, ge=8)
     n_test: int = Field(default=1024, ge=8)
     modalities: Annotated[
-        Annotated[Literal["all"], Text]
-        | Annotated[list[PhantomModality], Field(min_length=1), AfterValidator(_distinct), Other],
+        Annotated[str, AfterValidator(_all), Text] | Annotated[list[str], AfterValidator(_drawn), Other],
         BY_TYPE,
     ] = later(list(DEFAULT_MODALITIES))
     """Those that are drawn, in proportion to their shares; tasks are theirs."""
@@ -160,9 +158,9 @@ class StoreOptions(SourceOptions):
     """The store's folder."""
     image_size: int = Field(gt=0)
     """The store's or smaller: means over areas."""
-    sources: Annotated[
-        Annotated[Literal["all"], Text] | Annotated[list[str], Field(min_length=1), Other], BY_TYPE
-    ] = "all"
+    sources: Annotated[Annotated[Literal["all"], Text] | Annotated[list[str], Field(min_length=1), Other], BY_TYPE] = (
+        "all"
+    )
     """Sources of the store that are pretrained on: their images of no split, and of training splits."""
     tasks: Annotated[Annotated[Literal["all"], Text] | Annotated[list[str], Other], BY_TYPE] = "all"
     """Tasks of any source of the store; all: those that have all three splits."""

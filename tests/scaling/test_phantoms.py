@@ -20,7 +20,7 @@ from scaling.data.phantom_anatomy import Anatomy, Dice, add, blur, cut, paint
 from scaling.data.phantom_designs import MODALITIES, TASKS, auc_with_noise, flip
 from scaling.data.phantoms import Phantoms
 from scaling.data.source import Task
-from scaling.source_options import DEFAULT_MODALITIES, PhantomsOptions
+from scaling.source_options import DEFAULT_MODALITIES, PHANTOM_MODALITIES, PhantomsOptions
 
 
 def phantoms(**options: Any) -> Phantoms:
@@ -29,7 +29,7 @@ def phantoms(**options: Any) -> Phantoms:
 
 def test_there_are_five_modalities_unless_others_are_asked_for() -> None:
     assert phantoms().pool().modalities == ("ct", "xray", "mr", "ultrasound", "microscopy") == DEFAULT_MODALITIES
-    assert phantoms(modalities="all").pool().modalities == tuple(MODALITIES)
+    assert phantoms(modalities="all").pool().modalities == tuple(MODALITIES) == PHANTOM_MODALITIES
     assert {info.modality for info in phantoms(modalities=["oct", "ct"]).tasks()} == {"ct", "oct"}
 
 
@@ -66,10 +66,10 @@ def test_a_key_never_stands_for_two_images() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"modalities": ["ct", "ctt"]}, "'test_object'"),
-        ({"modalities": []}, "at least 1"),
+        ({"modalities": ["oct", "ctt"]}, "unknown modality 'ctt'; did you mean 'ct'"),
+        ({"modalities": []}, "is empty; give 'all' or some of ct, xray"),
         ({"modalities": ["ct", "ct"]}, "names ct twice"),
-        ({"modalities": "every"}, "'all'"),
+        ({"modalities": "every"}, "is 'every'; allowed: 'all', or a list"),
         ({"latents": 0}, "greater than or equal to 1"),
         ({"label_noise": 0.6}, "less than or equal to 0.5"),
     ],
