@@ -18,8 +18,6 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from scaling.rundir import beside
-
 CHUNK_BYTES = 32 * 2**20
 """Of the rows that are in memory at a time, unless one row alone is larger."""
 SUFFIX = ".npy"
@@ -50,11 +48,9 @@ def members(path: Path) -> dict[str, Member]:
     return {member.name: member for member in found}
 
 
-def rows(path: Path, name: str, *, n_rows: int | None = None, start: int = 0) -> Iterator[NDArray]:
-    """(<= n_rows, ...) each, from row `start` to the last, in order; by default so many that they take `CHUNK_BYTES`.
-
-    Rows before `start` are decompressed and passed over. Raises BadNpz for what is damaged, when it is reached.
-    """
+def rows(path: Path, name: str, *, n_rows: int | None = None) -> Iterator[NDArray]:
+    """(<= n_rows, ...) each, in order; by default so many that they take `CHUNK_BYTES`. Raises BadNpz for what is damaged,
+    when it is reached."""
     with _opened(path) as archive:
         member, stream = _member(archive, name + SUFFIX)
         length = member.n_bytes // member.shape[0] if member.shape and member.shape[0] else 0
@@ -64,26 +60,12 @@ def rows(path: Path, name: str, *, n_rows: int | None = None, start: int = 0) ->
         step = n_rows or max(1, CHUNK_BYTES // length)
         for first in range(0, member.shape[0], step):
             n = min(step, member.shape[0] - first)
-            content = _taken(stream, n * length, path, name)
-            skipped = min(max(start - first, 0), n)
-            if skipped < n:
-                yield np.frombuffer(content, member.dtype).reshape(n, *member.shape[1:])[skipped:]
+            yield np.frombuffer(_taken(stream, n * length, path, name), member.dtype).reshape(n, *member.shape[1:])
 
 
 def whole(path: Path, name: str) -> NDArray:
     """All of a member, for those that are small: labels, names of classes. Raises BadNpz."""
     return np.concatenate(list(rows(path, name))) if members(path)[name].shape else next(rows(path, name))
-
-
-def unpacked(path: Path, name: str, into: Path) -> None:
-    """The member as `.npy` file `into`, which appears whole; in memory there are `CHUNK_BYTES` of it at a time."""
-    member = members(path)[name]
-    header = {"descr": npy.dtype_to_descr(member.dtype), "fortran_order": False, "shape": member.shape}
-    with beside(into) as draft, open(draft, "wb") as file:
-        npy.write_array_header_1_0(file, header)
-        for part in rows(path, name):
-            file.write(part.data)
-        file.flush()
 
 
 def _opened(path: Path) -> ZipFile:
