@@ -49,8 +49,8 @@ def members(path: Path) -> dict[str, Member]:
 
 
 def rows(path: Path, name: str, *, n_rows: int | None = None) -> Iterator[NDArray]:
-    """(<= n_rows, ...) each, in order; by default so many that they take `CHUNK_BYTES`. Raises BadNpz for what is damaged,
-    when it is reached."""
+    """(<= n_rows, ...) each, in order; by default so many that they take `CHUNK_BYTES`. Raises BadNpz when it comes to
+    what is damaged."""
     with _opened(path) as archive:
         member, stream = _member(archive, name + SUFFIX)
         length = member.n_bytes // member.shape[0] if member.shape and member.shape[0] else 0
