@@ -207,7 +207,11 @@ def pixel_auc(task: Task) -> float:
 
 
 def test_tasks_are_graded_and_none_is_solved_by_pixels() -> None:
-    """A small convolutional network trained on 6,000 images reaches .85 to .985, so what is missing can be learnt."""
+    """A small convolutional network trained on 6,000 images reaches .85 to .985, so what is missing can be learnt.
+
+    Of the tasks beside the usual five pixels reach .52 to .88 (fundus_retinopathy, histology_tissue) and such a network
+    .82 (dermoscopy_signs), .89 (fundus_retinopathy) and .99 or more (the others).
+    """
     source = phantoms()
     scores = {name: pixel_auc(source.task(name)) for name in ("xray_findings", "ct_lesion", "mr_ventricles")}
     assert list(scores.values()) == sorted(scores.values(), reverse=True)
