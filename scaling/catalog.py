@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from scaling import options, probe_options
 from scaling.errors import unknown
 from scaling.medical_reader_options import DicomOptions, NiftiOptions
-from scaling.reader_options import FolderOptions
+from scaling.reader_options import FolderOptions, HuggingfaceOptions, NpzReaderOptions, TableOptions, WebdatasetOptions
 from scaling.source_options import MedmnistOptions, NpzOptions, PhantomsOptions, StoreOptions
 
 T = TypeVar("T")
@@ -164,6 +164,12 @@ READERS: Mapping[str, Entry] = MappingProxyType(
         # the options' `reader: Literal["name"]` tells them apart, as `source` does among SOURCES
         "folder": Entry(
             "scaling.importing.folder:Folder", FolderOptions, "PNG, JPEG, TIFF, BMP, GIF, WebP and JPEG 2000 files"
+        ),
+        "npz": Entry("scaling.importing.npz:Npz", NpzReaderOptions, "packs in MedMNIST's layout, 2D and 3D"),
+        "table": Entry("scaling.importing.table:Table", TableOptions, "CSV, TSV or Parquet with paths and labels"),
+        "webdataset": Entry("scaling.importing.webdataset:Webdataset", WebdatasetOptions, "tar shards"),
+        "huggingface": Entry(
+            "scaling.importing.huggingface:Huggingface", HuggingfaceOptions, "Parquet with the images in it"
         ),
         "dicom": Entry("scaling.importing.dicom:Dicom", DicomOptions, "DICOM files, with or without their ending"),
         "nifti": Entry("scaling.importing.nifti:Nifti", NiftiOptions, "slices of NIfTI volumes"),

@@ -95,6 +95,7 @@ OWNERS = {
     "pydicom": {"scaling.importing"},
     "gdcm": {"scaling.importing"},
     "nibabel": {"scaling.importing"},
+    "tifffile": {"scaling.importing"},
     "yaml": {"scaling.document"},
     "torch": {
         "scaling.models",

@@ -18,8 +18,11 @@ SOUGHT = {"group": "patient or study", "task.label": "class"}
 """What an option's pattern finds."""
 
 
-def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """(path below root with `/`, entry) of every regular file, in no order. Hidden ones are left out."""
+def files_below(root: Path, *, all_links: bool = False) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(path below root with `/`, entry) of every regular file, in no order. Hidden ones are left out.
+
+    `all_links`: also links to anything but folders, wherever they lead.
+    """
     waiting = [("", str(root))]
     real = os.path.realpath(root)
     while waiting:
@@ -30,7 +33,12 @@ def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append((f"{prefix}{entry.name}/", entry.path))
-                elif entry.is_file() and (not entry.is_symlink() or inside(entry.path, real)):
+                elif entry.is_symlink():
+                    target = os.path.realpath(entry.path)
+                    inward = os.path.isfile(target) and inside(target, real)
+                    if inward or (all_links and not os.path.isdir(target)):
+                        yield prefix + entry.name, entry
+                elif entry.is_file():
                     yield prefix + entry.name, entry
 
 

@@ -75,8 +75,8 @@ class Folder:
         """Path below the root with `/`, file, bytes and stamp; in order."""
         if self.root.is_file():
             return [(self.root.name, self.root, stamp_of(self.root))]
-        found = files_below(self.root)
-        files = [(name, Path(each.path), stamp_of(each)) for name, each in found if name.lower().endswith(ENDINGS)]
+        found = files_below(self.root, all_links=True)
+        files = [(name, Path(each.path), _stamp(each)) for name, each in found if name.lower().endswith(ENDINGS)]
         return sorted(files, key=lambda file: os.fsencode(file[0]))
 
     def _item(self, name: str, path: Path, n_bytes: int, stamp: str, tasks: Mapping[str, LabelSetting]) -> Item:
@@ -119,6 +119,13 @@ class Folder:
 
     def _modality(self, name: str) -> str | None:
         return modality_by_path(self.options.modality, name)
+
+
+def _stamp(entry: os.DirEntry[str]) -> tuple[int, str]:
+    try:
+        return stamp_of(entry)
+    except OSError:  # a link to nothing, which reading it will tell
+        return 0, "nothing"
 
 
 def _found_by(pattern: re.Pattern[str], name: str) -> str | None:
