@@ -59,6 +59,8 @@ class Contamination:
 def contamination(source: Source, *, tables: Path | None = None) -> Contamination:
     """Of a source's pool by its own tasks. `tables`: a folder where what was found is kept and found again."""
     pool, infos = source.pool(), source.tasks()
+    if tables is not None and tables.is_symlink():
+        tables = None  # which could be anywhere
     name = f"copies-{_identity(pool, infos)[:24]}.parquet"
     if tables is not None and (tables / name).exists():
         try:

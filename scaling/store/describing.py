@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,15 +112,21 @@ def _classes(source: StoredSource, task: str, splits: NDArray[np.int8]) -> dict[
 
 
 def quarantined(folder: Path) -> dict[str, int]:
-    """Reason -> items, the commonest first; `other reasons` together. Raises SpecError for a table that is none."""
+    """Reason -> items, the commonest first; reasons that differ in numbers alone are one, with dots for them. Raises
+    SpecError for a table that is none."""
     path = folder / "quarantine.parquet"
     try:
         counted = pc.value_counts(pq.read_table(path, columns=["reason"])["reason"].combine_chunks())
     except (pa.ArrowException, OSError) as error:
         raise SpecError([Problem(where=str(path), what=f"cannot be read: {str(error).splitlines()[0]}")]) from None
-    pairs = sorted(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True), key=lambda p: -p[1])
-    found = dict(pairs[:REASONS])
-    if rest := sum(n for _, n in pairs[REASONS:]):
+    of = Counter[str]()
+    example: dict[str, str] = {}
+    for reason, n in zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True):
+        alike = re.sub(r"\d[\d.,]*", "...", reason)
+        of[alike] += n
+        example[alike] = reason if example.get(alike, reason) == reason else alike
+    found = {example[alike]: n for alike, n in of.most_common(REASONS)}
+    if rest := of.total() - sum(found.values()):
         found["other reasons"] = rest
     return found
 

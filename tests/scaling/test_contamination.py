@@ -169,6 +169,13 @@ def test_a_damaged_table_is_made_again(contaminated: Path, capsys: pytest.Captur
     assert "is made again" in capsys.readouterr().err
 
 
+def test_nothing_is_written_through_a_link_out_of_the_store(contaminated: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (contaminated / ".copies").symlink_to(tmp_path / "elsewhere")
+    assert cleaned(store_of(contaminated)).left_out["copies of what side is judged by"] == 3  # type: ignore[attr-defined]
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_new_image_is_looked_at_too(contaminated: Path) -> None:
     before = cleaned(store_of(contaminated)).pool()
     test = [i for i, row in enumerate(slice_rows(120)) if row.split == "test"][:1]
