@@ -111,7 +111,7 @@ def convert(frame: Frame, modality: str, target: Target) -> Images:
     if "blank" not in target.keep and (square == square[:1, :1]).all():
         raise Unreadable("blank: every pixel is the same")
     planes = square[None] if square.ndim == 2 else square.transpose(2, 0, 1)
-    return np.ascontiguousarray(np.broadcast_to(planes, (target.channels, *planes.shape[1:])))
+    return np.ascontiguousarray(planes) if len(planes) == target.channels else np.repeat(planes, target.channels, 0)
 
 
 def _checked(pixels: NDArray) -> NDArray:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scaling.errors import Problem, SpecError
+from scaling.importing.image_file import ENDINGS
 
 READER_OF = {
     ".npz": "npz",
@@ -20,7 +21,7 @@ READER_OF = {
     ".dcm": "dicom",
     ".dicom": "dicom",
     ".ima": "dicom",
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"), "folder"),
+    **dict.fromkeys(ENDINGS, "folder"),
 }
 LOOKED_AT = 2000
 """Files of a folder, from its first."""
