@@ -14,6 +14,7 @@ from scaling.config import load
 from scaling.data.phantoms import Phantoms
 from scaling.data.rows import Rows
 from scaling.data.source import Images, Source
+from scaling.data.store import Store
 from scaling.errors import RunFailed
 from scaling.plan import Plan, make_plan, source_of
 from scaling.planned import Job, PlannedRun
@@ -22,6 +23,7 @@ from scaling.report import observations
 from scaling.rundir import write_json
 from scaling.trajectories import trajectories
 from scaling.worker import attempt
+from tests.scaling.stores import write_example
 
 SWEEP = """\
 name: repeated
@@ -55,8 +57,8 @@ class Direct(Phantoms):
 def made(sweep_file: Callable[..., Path]) -> Made:
     """The plan of a sweep of one run, ready for an attempt by `mine`."""
 
-    def make(*replacements: tuple[str, str]) -> tuple[Plan, PlannedRun, Job]:
-        sweep, document = load(sweep_file(*replacements, text=SWEEP))
+    def make(*replacements: tuple[str, str], text: str = SWEEP) -> tuple[Plan, PlannedRun, Job]:
+        sweep, document = load(sweep_file(*replacements, text=text))
         plan = make_plan(sweep, document, source_of(sweep.data))
         run = plan.runs[0]
         job = plan.job(run).model_copy(update={"use_gpu": False})
@@ -167,6 +169,51 @@ def test_a_direct_source_trains_to_the_same_bits_and_is_not_copied(made: Made, d
     assert kept is not None
     assert copied is not None
     assert all((kept[name] == copied[name]).all() for name in kept)
+
+
+STORED = """\
+name: stored
+question: Is a store read where it lies?
+grid: {{model: [vit_atto], algorithm: [{algorithm}], n_images: [200], mixture: [even], seed: [0]}}
+baselines: []
+mixtures:
+  even: {{temperature: 3, repeat: true}}
+data: {{source: store, path: {store}, image_size: 28, channels: 1}}
+encoder: {{patch_size: 7}}
+pretrain: {{images_seen: 208, batch_size: 16, precision: fp32}}
+probe: {{bootstrap: 20, tasks: [side], linear: {{n_c: 2}}}}
+"""
+
+
+@pytest.mark.parametrize("algorithm", ["mae", "supervised"])
+@pytest.mark.usefixtures("one_thread")
+def test_a_store_trains_to_the_bits_of_its_copied_images(
+    algorithm: str, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = STORED.format(algorithm=algorithm, store=write_example(tmp_path / "store"))
+    _, run, job = made(text=text)
+    assert run.spec.repeated_from
+    assert attempt(run.dir.path, "mine") == 0
+    kept = checkpoint.load(run.dir.path / "encoder.pt", "cpu")  # type: ignore[arg-type]
+    assert not list(Path(job.cache).glob("images-*"))
+    for name in ("result.json", "encoder.pt"):
+        (run.dir.path / name).unlink()
+    monkeypatch.setattr(reading, "is_direct", lambda source: False)
+    run.dir.lease("second")
+    assert attempt(run.dir.path, "second") == 0
+    copied = checkpoint.load(run.dir.path / "encoder.pt", "cpu")  # type: ignore[arg-type]
+    assert list(Path(job.cache).glob("images-*"))
+    assert kept is not None
+    assert copied is not None
+    assert all((kept[name] == copied[name]).all() for name in kept)
+
+
+def test_places_once_known_take_no_pool(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, job = made(text=STORED.format(algorithm="mae", store=write_example(tmp_path / "store")))
+    first, rows = Data(job, lambda: None).images(), np.arange(20)
+    monkeypatch.setattr(Store, "pool", lambda self: pytest.fail("asked for the pool"))
+    again = Data(job, lambda: None).images()
+    np.testing.assert_array_equal(first[rows], again[rows])
 
 
 def test_places_of_another_version_are_looked_up_anew(made: Made, direct: list[Direct]) -> None:
