@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from scaling.config import load
 from scaling.errors import SpecError
 from scaling.grid import fingerprint
 from scaling.mixtures import Mixture, unknown_modalities, written
-from scaling.plan import Plan
+from scaling.plan import Plan, load_plan
 
 Write = Callable[..., Path]
 AT = "11: mixtures.ct_only"
@@ -129,3 +130,18 @@ def test_a_modality_that_runs_out_is_an_error_unless_the_mixture_repeats(plan_of
     assert run.repeated() == {"ct": 32 / available}
     once = next(run for run in plan.runs if run.point.mixture == "all")
     assert (once.spec.repeated_from, once.repeated()) == (0, {})
+
+
+def test_a_kept_plan_knows_what_was_repeated(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(SMALL, ("{ct: 1}", "{weights: {ct: 1}, repeat: true}"))
+    plan.save()
+    kept = load_plan(plan.root, plan.sweep.name)
+    assert [run.n_unique_by_modality for run in kept.runs] == [run.n_unique_by_modality for run in plan.runs]
+    assert [run.repeated() for run in kept.runs] == [run.repeated() for run in plan.runs]
+    assert [run.spec for run in kept.runs] == [run.spec for run in plan.runs]
+    values = json.loads(plan.path.read_text())
+    for run in values["runs"]:
+        del run["n_unique_by_modality"]
+    plan.path.write_text(json.dumps(values))
+    older = load_plan(plan.root, plan.sweep.name)
+    assert [run.n_unique_by_modality for run in older.runs] == [run.n_by_modality for run in plan.runs]
