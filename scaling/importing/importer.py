@@ -44,6 +44,7 @@ from scaling.store.writing import (
     finished_parts,
     open_store,
     put_in_place,
+    sha256_of,
     store_card,
 )
 
@@ -94,8 +95,16 @@ class Survey:
 def surveyed(name: str, options: ReaderOptions, image_size: int) -> Survey:
     """Lists a source. Raises SpecError where nothing can be imported."""
     reader = str(getattr(options, "reader"))  # noqa: B009  each reader's options have it, their base has not
-    survey_ = survey(name, opened(reader, options), options.modality if isinstance(options.modality, str) else None)
-    return Survey(name=name, reader=reader, options=options, image_size=image_size, listing=survey_)
+    stated = options.modality if isinstance(options.modality, str) else None
+    listing = survey(name, opened(reader, options), stated, _beside(options))
+    return Survey(name=name, reader=reader, options=options, image_size=image_size, listing=listing)
+
+
+def _beside(options: ReaderOptions) -> str:
+    """Content of the files that options name beside the images: labels, and the key of pseudonyms."""
+    root = Path(options.path) if os.path.isdir(options.path) else Path(options.path).parent
+    names = [getattr(options, "key_file", None), getattr(getattr(options, "labels", None), "file", None)]
+    return " ".join(sha256_of(root / name) for name in names if name and (root / name).is_file())
 
 
 def opened(reader: str, options: ReaderOptions) -> Reader:
@@ -291,7 +300,7 @@ class _Changed(Exception):
 
 
 def _jobs(asked: Survey, done: set[int]) -> Iterator[Job]:
-    digest = Digest()
+    digest = Digest(asked.listing.beside)
 
     def noted() -> Iterator[Item]:
         for item in opened(asked.reader, asked.options).items():

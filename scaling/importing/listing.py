@@ -28,7 +28,9 @@ BYTES = (16 << 20, 1 << 30)
 @dataclass(frozen=True, kw_only=True)
 class Listing:
     digest: str
-    """SHA-256 of ids and stamps, in order."""
+    """Of `Digest`."""
+    beside: str
+    """What it began with."""
     n_items: int
     n_bytes: int
     modalities: Mapping[str, int]
@@ -51,24 +53,29 @@ class Listing:
 
 
 class Digest:
-    """SHA-256 of ids and stamps, item by item."""
+    """SHA-256 of ids, stamps and what is known of items, one by one."""
 
-    def __init__(self) -> None:
-        self._sha = hashlib.sha256()
+    def __init__(self, beside: str) -> None:
+        """`beside` is of the content of files that are no items, such as a table of labels."""
+        self._sha = hashlib.sha256(beside.encode())
 
     def add(self, item: Item) -> None:
-        self._sha.update(f"{item.id}\0{item.stamp}\0{item.span}\n".encode(errors="surrogateescape"))
+        about = item.about
+        said = (about.modality, about.group, about.split, sorted(about.labels.items()))
+        line = f"{item.id}\0{item.stamp}\0{item.span}\0{said}\n"
+        self._sha.update(line.encode(errors="surrogateescape"))
 
     def __str__(self) -> str:
         return self._sha.hexdigest()
 
 
-def survey(name: str, reader: Reader, stated: str | None) -> Listing:
-    """One pass over the items of source `name`; `stated` is the modality that the user gave all of them.
+def survey(name: str, reader: Reader, stated: str | None, beside: str = "") -> Listing:
+    """One pass over the items of source `name`; `stated` is the modality that the user gave all of them, `beside` the
+    content of files that are no items.
 
     Raises SpecError with all problems of items, labels and splits.
     """
-    digest, ids = Digest(), array("Q")
+    digest, ids = Digest(beside), array("Q")
     n_bytes, modalities = 0, Counter[str | None]()
     tasks = dict(reader.tasks())
     labelled: dict[str, Counter[str]] = {task: Counter() for task in tasks}
@@ -93,6 +100,7 @@ def survey(name: str, reader: Reader, stated: str | None) -> Listing:
         raise SpecError(problems)
     return Listing(
         digest=str(digest),
+        beside=beside,
         n_items=len(ids),
         n_bytes=n_bytes,
         modalities={m: n for m, n in sorted(modalities.items(), key=str) if m is not None},

@@ -22,6 +22,7 @@ SIZE = 24
 
 class ScriptedOptions(ReaderOptions):
     reader: Literal["scripted"]
+    key_file: str | None = None
     task: bool = False
     """Files are named SPLIT-CLASS-anything."""
 

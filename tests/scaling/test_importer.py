@@ -137,6 +137,15 @@ def test_other_options_are_named(run: Import) -> None:
         run(fit="pad", channels=3, modality="mr")
 
 
+def test_what_stands_beside_the_images_is_part_of_an_import(run: Import, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("a,0")
+    run(key_file="../labels.csv")
+    assert run(key_file="../labels.csv").seconds is None
+    (tmp_path / "labels.csv").write_text("a,1")
+    with pytest.raises(SpecError, match="its files have changed since"):
+        run(key_file="../labels.csv")
+
+
 def test_files_that_were_moved_are_the_same_import(run: Import, files: Path, tmp_path: Path) -> None:
     run()
     files.rename(tmp_path / "elsewhere")
