@@ -30,6 +30,8 @@ class StoredTask:
     rows: tuple[NDArray[np.int64], ...]
     """Per split, rows of the source."""
     labels: tuple[NDArray[np.int64], ...]
+    n_torn: int
+    """Groups that stand in several splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,12 @@ class Store:
         return np.concatenate([source.numbers("phash") for source in self.sources])[self._pooled.rows]
 
     @property
+    def doubts(self) -> dict[str, str]:
+        """Task -> what is to be doubted of it."""
+        shared = "groups stand in several of its splits, so that it seems easier than it is; `scaling data verify`"
+        return {name: f"{task.n_torn:,} {shared}" for name, task in self._tasks.items() if task.n_torn}
+
+    @property
     def tables(self) -> Path:
         """Folder for what was found of the pool by looking at its images."""
         return Path(self.options.path) / TABLES
@@ -117,30 +125,36 @@ class Store:
 
     @functools.cached_property
     def _pooled(self) -> Pooled:
-        columns = [_pool_columns(source) for source in self.sources]
-        keys, groups, splits = (np.concatenate([each[i] for each in columns]) for i in range(3))
-        names = sorted({name for each in columns for name in each[4]})
-        modality = np.concatenate([np.array([names.index(n) for n in each[4]], np.int16)[each[3]] for each in columns])
+        n = sum(source.card.n_images for source in self.sources)
+        keys, groups = np.empty(n, np.uint64), np.empty(n, np.uint64)
+        splits, modality = np.empty(n, np.int8), np.empty(n, np.int16)
+        near, known = np.zeros(n, bool), dict[str, int]()
+        start = 0
+        for source in self.sources:  # each at its place at once: at tens of millions, copies are what takes time
+            span = slice(start, start := start + source.card.n_images)
+            keys[span], groups[span], splits[span], codes, names = _pool_columns(source)
+            numbers = [known.setdefault(name, len(known)) for name in names]
+            modality[span] = np.array(numbers, np.int16)[codes]
+            near[span] = _beside(groups[span], splits[span] > TRAIN)  # groups are of one source
         held = splits > TRAIN
-        near = np.concatenate([_beside(each[1], each[2] > TRAIN) for each in columns])  # groups are of one source
         near |= ~held & _among(keys, keys[near])  # nor by a copy in another source
-        offered = np.flatnonzero(~held & ~near)
+        offered = np.flatnonzero(~(held | near))
         first = _firsts(keys[offered])
-        rows = offered[first]
+        rows = offered if len(first) == len(offered) else offered[first]
         left_out = {"of groups that are in validation or test splits": int(near.sum())}
         left_out["copies of another image"] = len(offered) - len(rows)
         if not len(rows):
             what = "has no image to pretrain on: all are of validation or test splits, or of their groups"
             raise SpecError([Problem(where="data.path", what=f"{self.options.path} {what}")])
         modality = modality[rows]
-        there = np.flatnonzero(np.bincount(modality, minlength=len(names)))
-        codes = np.zeros(len(names), np.int16)
-        codes[there] = np.arange(len(there))
+        counts = np.bincount(modality, minlength=len(known))
+        there = sorted(name for name, code in known.items() if counts[code])
+        renumbered = np.array([there.index(name) if name in there else 0 for name in known], np.int16)
         pool = Pool(
             keys=keys[rows],
             groups=groups[rows],
-            modality=codes[modality],
-            modalities=tuple(names[i] for i in there),
+            modality=renumbered[modality],
+            modalities=tuple(there),
         )
         return Pooled(pool=pool, rows=rows, left_out={why: n for why, n in left_out.items() if n})
 
@@ -193,7 +207,7 @@ class Store:
     def _task_of(self, source: StoredSource, name: str) -> StoredTask | str:
         """The task, or why it is none."""
         about = source.card.tasks[name]
-        table = source.table(["split", "modality", "key"])
+        table = source.table(["split", "modality", "key", "group_hash"])
         splits, labelled = source.splits(table), source.labelled(name)
         rows = tuple(np.flatnonzero(labelled & (splits == code)) for code in range(len(SPLITS)))
         if empty := [split for split, found in zip(SPLITS, rows, strict=True) if not len(found)]:
@@ -219,7 +233,9 @@ class Store:
             n_train=len(rows[0]),
             n_other=len(rows[1]) + len(rows[2]),
         )
-        return StoredTask(source=source.name, info=info, rows=rows, labels=labels)
+        groups = table["group_hash"].to_numpy()
+        n_torn = sum(map(len, (np.unique(groups[r]) for r in rows))) - len(np.unique(groups[np.concatenate(rows)]))
+        return StoredTask(source=source.name, info=info, rows=rows, labels=labels, n_torn=n_torn)
 
     @functools.cached_property
     def _labelled(self) -> Labels:
