@@ -29,7 +29,7 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=int, default=64, help="pixels of a stored image's side (default: %(default)s)"
     )
     one.add_argument("--modality", help="of all images: ct, mr, xray, ...")
-    one.add_argument("--group", metavar="REGEX", help="patient, study or slide: what this finds in an image's path")
+    one.add_argument("--group", metavar="REGEX", help="patient, study or slide: what this finds in a path, or a column")
     one.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other option of the reader, as in a YAML"
     )
