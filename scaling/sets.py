@@ -77,8 +77,10 @@ def _without_labels(point: Point) -> str:
 
 
 def withheld(source: object) -> Iterator[str]:
-    """What a source does not offer, where it says so, and why; a line each."""
+    """What a source does not offer, or offers with doubts, where it says so, and why; a line each."""
     for why, n in getattr(source, "left_out", {}).items():
         yield f"{n:,} images are not pretrained on: {why}"
     for task, why in getattr(source, "untasked", {}).items():
         yield f"task '{task}' cannot be probed: {why}"
+    for task, doubt in getattr(source, "doubts", {}).items():
+        yield f"task '{task}': {doubt}"

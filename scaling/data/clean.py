@@ -162,6 +162,11 @@ class Clean:
         """Task that cannot be probed -> why."""
         return dict(getattr(self._source, "untasked", {}))
 
+    @property
+    def doubts(self) -> dict[str, str]:
+        """Task -> what is to be doubted of it."""
+        return dict(getattr(self._source, "doubts", {}))
+
     def pool(self) -> Pool:
         return self._pool
 

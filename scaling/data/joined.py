@@ -12,6 +12,8 @@ from scaling.data.source import Images, Labels, Pool, Source, Task, TaskInfo
 
 OF_THE_POOL = ("hashes", "tables", "left_out", "version", "places", "take")
 
+OF_THE_TASKS = ("untasked", "doubts")
+
 
 class Joined:
     """What is pretrained on, with its labels, is the first source's; what is probed is the second's."""
@@ -37,7 +39,10 @@ class Joined:
         return self._tasks.task(name)
 
     def __getattr__(self, name: str) -> Any:
-        """What a source may say of its pool beyond the contract; looked up late, because a pool takes its time."""
+        """What a source may say beyond the contract of its pool or of its tasks; looked up late, because a pool takes
+        its time."""
         if name in OF_THE_POOL:
             return getattr(self._images, name)
+        if name in OF_THE_TASKS:
+            return getattr(self._tasks, name)
         raise AttributeError(name)

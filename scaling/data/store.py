@@ -234,8 +234,8 @@ class Store:
             n_other=len(rows[1]) + len(rows[2]),
         )
         groups = table["group_hash"].to_numpy()
-        n_torn = sum(map(len, (np.unique(groups[r]) for r in rows))) - len(np.unique(groups[np.concatenate(rows)]))
-        return StoredTask(source=source.name, info=info, rows=rows, labels=labels, n_torn=n_torn)
+        _, n_splits = np.unique(np.concatenate([np.unique(groups[found]) for found in rows]), return_counts=True)
+        return StoredTask(source=source.name, info=info, rows=rows, labels=labels, n_torn=int((n_splits > 1).sum()))
 
     @functools.cached_property
     def _labelled(self) -> Labels:

@@ -8,13 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from scaling.cli import main
+from scaling.data.clean import cleaned
 from scaling.data.rows import is_direct
 from scaling.data.store import Store
 from scaling.errors import DataMissing, SpecError
+from scaling.sets import withheld
 from scaling.source_options import StoreOptions
 from scaling.store.layout import TaskCard
 from scaling.store.opened import StoredImages, open_sources, resized
@@ -213,6 +217,18 @@ def test_a_class_that_a_split_lacks_is_named(tmp_path: Path) -> None:
     assert "its train split has no image with and without round, large" in opened(tmp_path / "t").untasked["signs"]
 
 
+def test_a_task_whose_patients_are_on_both_sides_is_doubted(tmp_path: Path) -> None:
+    """Patients 1 and 4 have a test image among those they train with; so the pool goes without them."""
+    rows = [
+        Row(**{**vars(row), "split": "test"}) if i in (3, 12) else row  # type: ignore[arg-type]
+        for i, row in enumerate(slice_rows(120))
+    ]
+    clean = cleaned(opened(_store_of(tmp_path / "s", rows, SLICES)))
+    (said,) = [line for line in withheld(clean) if line.startswith("task")]
+    assert said.startswith("task 'side': 2 groups stand in several of its splits")
+    assert clean.left_out == {"of groups that are in validation or test splits": 4}  # type: ignore[attr-defined]
+
+
 def test_training_labels_reach_the_pool_and_those_of_tested_images_do_not(example: Path) -> None:
     store = opened(example, channels=3)
     labels = store.labels(np.arange(len(store.pool().keys)))
@@ -383,3 +399,27 @@ def test_a_part_that_asks_to_be_unpickled_is_not(example: Path, tmp_path: Path) 
     path.write_bytes(path.read_bytes().ljust(size, b"\0"))
     with pytest.raises(ValueError, match=r"is no readable part: .*object"):
         opened(store, sources=["films"]).read(np.array([0]))
+
+
+@pytest.mark.slow
+def test_a_sweep_pretrains_and_probes_on_a_store(
+    example: Path, tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stored.yaml"
+    path.write_text(
+        "name: stored\n"
+        "grid: {model: [vit_atto], algorithm: [mae, supervised], n_images: [60]}\n"
+        f"data: {{source: store, path: {example}, image_size: 28, channels: 3}}\n"
+        "encoder: {patch_size: 7}\n"
+        "pretrain: {images_seen: 120, batch_size: 20, precision: fp32}\n"
+        "probe: {bootstrap: 20, linear: {n_c: 2}}\n"
+        "baselines: []\n"
+        f"root: {tmp_path / 'root'}\n"
+    )
+    assert main(["run", str(path), "--launcher", "inline", "--tracking", "none", "--no-report"]) == 0
+    assert main(["export", "stored", str(tmp_path / "out.csv"), "--root", str(tmp_path / "root")]) == 0
+    rows = pd.read_csv(tmp_path / "out.csv")
+    assert set(rows["task"]) == {"side", "signs"}
+    assert set(rows["n_images"]) == {60}
+    assert rows["auc"].between(0, 1).all()
+    capsys.readouterr()
