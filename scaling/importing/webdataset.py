@@ -200,10 +200,20 @@ def members(path: Path) -> Iterator[Member]:
                 last = info.offset
                 if not info.isdir():
                     yield _member(info, size)
+                if info.offset_data + info.size > size:
+                    return  # told with the member
+            end = archive.offset
     except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError) as error:
         text = str(error)
         short = "end of data" in text or "truncated" in text or "empty" in text
         yield Member(name="(archive)", fault="truncated archive" if short else "damaged archive")
+        return
+    with open(path, "rb") as file:  # tarfile ends without a word at a header that it cannot read
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
+        whole = len(block) == tarfile.BLOCKSIZE
+        yield Member(name="(archive)", fault="damaged archive" if whole else "truncated archive")
 
 
 def _member(info: tarfile.TarInfo, size: int) -> Member:

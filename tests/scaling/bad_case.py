@@ -20,3 +20,5 @@ class BadCase:
     """Reason with which its item, or one of its images, is set aside."""
     error: str | None = None
     """Part of the SpecError's text, where nothing can be imported."""
+    n_good: int = 0
+    """Images that `make` writes beside the bad ones, and that must be imported."""

@@ -115,6 +115,13 @@ def _volume(
     return make
 
 
+def good(folder: Path) -> None:
+    """A file of either kind that is as it should be."""
+    folder.mkdir()
+    write(folder / "good.dcm", ramp())
+    _volume(_body() - 1000, name="good.nii")(folder)  # in Hounsfield units too
+
+
 def _body() -> NDArray:
     return np.random.default_rng(0).integers(100, 900, (12, 12, 12)).astype(np.int16)
 
