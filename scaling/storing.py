@@ -114,10 +114,11 @@ def _did(store: Path, survey: Survey, done: Imported) -> Iterator[str]:
     if done.seconds is None:
         yield f"{card.name}: nothing to do, all {card.n_images:,} images are there since {card.imported}"
         return
-    rate = card.n_images / max(done.seconds, 1e-6)
+    rate = (card.n_images - done.n_before) / max(done.seconds, 1e-6)
+    before = f" ({done.n_before:,} of them before)" if done.n_before else ""
     by_modality = ", ".join(f"{n:,} {modality}" for modality, n in card.n_by_modality.items())
     yield (
-        f"{card.name}: {card.n_images:,} images ({by_modality}) of {survey.listing.n_items:,} items in "
+        f"{card.name}: {card.n_images:,} images ({by_modality}){before} of {survey.listing.n_items:,} items in "
         f"{done.seconds:.1f} s, {rate:,.0f} images/s; {card.n_groups:,} groups"
     )
     if card.n_quarantined:

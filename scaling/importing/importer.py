@@ -117,6 +117,8 @@ class Imported:
     card: SourceCard
     seconds: float | None
     """None: it was all there already."""
+    n_before: int = 0
+    """Images that an import which did not come to its end had left."""
     reasons: Mapping[str, int] = field(default_factory=dict)
     """Why things were set aside, the most frequent first."""
     n_made_grey: int = 0
@@ -157,6 +159,7 @@ def _imported(store: Path, asked: Survey, *, workers: int, replace: bool, too_lo
     fresh = not (store / "store.json").exists()
     open_store(store, asked.image_size)
     _begin(draft, asked, replace=replace)
+    n_before = sum(part.n_images for part in finished_parts(draft).values())
     _decode(asked, draft, workers=workers, too_long=too_long)
     done = finished_parts(draft)
     if not any(part.n_images for part in done.values()):
@@ -185,6 +188,7 @@ def _imported(store: Path, asked: Survey, *, workers: int, replace: bool, too_lo
     return Imported(
         card=card,
         seconds=time.monotonic() - started,
+        n_before=n_before,
         reasons=_reasons(done),
         n_made_grey=sum(part.n_made_grey for part in done.values()),
         lost_tasks=lost,
