@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.optima.isoflop import budget_labels
 from scaling.accelerators import ACCELERATORS, REACHED
 from scaling.bill import bill_of, probe_flops
 from scaling.cli import main
@@ -219,7 +220,8 @@ def test_small_isoflop_budgets_together_give_a_frontier(tmp_path: Path) -> None:
     text = (ROOT / "experiments" / "isoflop.yaml").read_text()
     small = (
         text.replace("vit_nano, vit_micro]", "vit_nano]")
-        .replace("n_images: [2048] ", "n_images: [512]")
+        .replace("n_images: [2048]", "n_images: [512]")
+        .replace("n_test: 640", "n_test: 160")
         .replace("seed: [0, 1]", "seed: [0]")
     )
     tables = []
@@ -234,5 +236,8 @@ def test_small_isoflop_budgets_together_give_a_frontier(tmp_path: Path) -> None:
     pd.concat(tables).to_csv(tmp_path / "isoflops.csv", index=False)
     command = ["report", "--observations", str(tmp_path / "isoflops.csv"), "--out", str(tmp_path / "report")]
     assert main(command) == 0
-    frontier = pd.read_csv(tmp_path / "report" / "frontier.csv")
-    assert {2} <= set(frontier["approach"])
+    grid = pd.concat(tables).query("n_images > 0").drop_duplicates("run")
+    labels = budget_labels(grid["n_params"].to_numpy(float), grid["train_flops"].to_numpy(float))
+    assert np.bincount(labels).tolist() == [4, 4]  # each budget is found, with every size
+    split = pd.read_csv(tmp_path / "report" / "frontier.csv")
+    assert {"1 envelope", "2 parabola", "3 chinchilla"} <= set(split["approach"])
