@@ -20,6 +20,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from scaling.errors import unknown
+from scaling.importing.conversion import RULES
 from tests.scaling.bad_case import BadCase
 
 N = 2
@@ -380,8 +382,11 @@ TABLES = [
     BadCase(
         name="unknown modality in a column",
         options={"reader": "table", "modality_column": "m"},
-        make=_csv(*({**row, "m": "ct"} for row in GOOD), {"path": "./good0.png", "m": "ct"}),
-        aside="its path stands in another row",
+        make=lambda folder: (
+            _file("bad.png", encoded(NOISE.T))(folder),
+            _csv(*({**row, "m": "ct"} for row in GOOD), {"path": "bad.png", "m": "odd"})(folder),
+        ),
+        aside=unknown("modality", "odd", RULES),
         n_good=N,
     ),
     _no_table(
