@@ -1,20 +1,12 @@
-"""What a bound of one parameter does to the test of a value v of a number g.
+"""What a bound of one parameter does to the test of a value v of a number g; v is in an interval unless it is rare.
 
-A floor cannot be negative, so estimates of it, and of all that is correlated with it, are not normal near zero; with
-Student's t for (S(v) - S_min) / s^2 an interval that says 95 % holds the truth 94 to 97.5 % of the time. Here outcomes
-are ordered by the likelihood ratio, as Feldman and Cousins (1998, Phys. Rev. D 57, 3873) order those of a bounded mean
-of known variance, but among outcomes alike in what the best curve with g = v says of the bounded parameter and of the
-noise. If v is true these are sufficient for both, so the level holds whatever they are (Neyman's structure); with a
-threshold at their estimates it would not. For a law linear near its optimum it is exact where the parameter is tested
-itself, at its bound and far from it; between, 94.7 to 95.5 % at 95 % with one degree of freedom or more.
-
-In units of the noise in S(v) = T: z the distance of g's estimate from v, u = z / sqrt(T), which is Student's t over
-sqrt(t^2 + n - p); w the distance of the bounded parameter from its bound if g = v; rho its correlation with g. Then
-S_min = T (1 - u^2 + min(w + rho u, 0)^2), and the less the rarer. w below zero is not used but that it is so: it says
-that v is wrong or the parameter at its bound, and is taken for the latter.
-
-Where no curve in the interval is at the bound the test is Student's, to the last digit. Of several bounds the nearest
-counts.
+A floor cannot be negative, so estimates near zero are not normal: intervals by Student's t cover up to 97.5 %, not 95.
+Outcomes are ordered by the likelihood ratio, as Feldman and Cousins (1998, Phys. Rev. D 57, 3873) order those of a
+bounded mean, but among outcomes alike in what the best curve with g = v says of the bounded parameter and of the noise.
+If v is true these are sufficient for both, so the level holds whatever they are (Neyman's structure). For a law linear
+near its optimum it is exact where the parameter itself is tested, at its bound and far from it, and within half a per
+cent between. Where no outcome as likely meets the bound the test is Student's, to the last digit. Only the nearest of
+several bounds counts.
 """
 
 from __future__ import annotations
@@ -116,7 +108,12 @@ def _below(u: Vector, free: Vector) -> Vector:
 def root(total: Vector, least: Vector, place: Place, free: Vector, plain: Vector) -> Vector:
     """(B,) the absolute Student's t that is as rare as the outcome; `plain` where the bound does not matter.
 
-    total (B,): S(v); least: S_min < S(v).
+    total (B,): S(v) = T, unless the parameter is at its bound there; least: S_min < S(v). In units of the noise in T:
+    z the distance of g's estimate from v, u = z / sqrt(T), which is Student's t over sqrt(t^2 + n - p); w the distance
+    of the bounded parameter from its bound if g = v; rho its correlation with g. Then S_min = T (1 - u^2 +
+    min(w / sqrt(T) + rho u, 0)^2), and the less the rarer. Of w below zero only this is used: it says that v is wrong
+    or the parameter at its bound, and is taken for the latter. (Used whole it would be exact, too, but forget that it
+    speaks against v.)
     """
     far, rho = place.distance()
     share, distance = least / total, far / np.sqrt(total)
