@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -112,12 +113,7 @@ class Huggingface:
         if problems:
             raise SpecError(problems)
         columns = Columns(self.options, named)
-        rows = (
-            (f"{name}, row {number}", cells)
-            for name, path in sound
-            for number, cells in enumerate(_rows(path, asked, None, 16_384))
-        )
-        return columns, columns.learn(rows)
+        return columns, columns.learn(_cells(sound, asked))
 
     def _image(self, schema: pa.Schema) -> str:
         """Name of the column. Raises SpecError."""
@@ -139,14 +135,24 @@ class Huggingface:
         return About(split=split_in_path(name) if self.options.split == "path" else None)
 
 
+def _cells(files: list[tuple[str, Path]], names: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where a row stands, and its columns without images. What is damaged is told when its images are read."""
+    for name, path in files:
+        with suppress(Unreadable):
+            for number, cells in enumerate(_rows(path, names, None, 16_384)):
+                yield f"{name}, row {number}", cells
+
+
 def _schema(path: Path) -> pa.Schema:
     """Raises Unreadable."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_schema(path)
-    except (OSError, pa.ArrowException):
+        schema = pq.read_schema(path)
+        schema.names  # noqa: B018  which are decoded only now
+        return schema
+    except (OSError, pa.ArrowException, ValueError):
         raise Unreadable("damaged Parquet file") from None
 
 
@@ -159,7 +165,7 @@ def _groups(path: Path) -> list[tuple[int, int]] | str:
         with pq.ParquetFile(path) as file:
             known = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             return [(each.num_rows, each.total_byte_size) for each in known]
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, ValueError):
         return "damaged Parquet file"
 
 
@@ -184,7 +190,7 @@ def _rows(
                 batch, row_groups=groups, columns=list(dict.fromkeys(names)), use_threads=False
             ):
                 yield from part.to_pylist()
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, ValueError):
         raise Unreadable("damaged Parquet file") from None
 
 

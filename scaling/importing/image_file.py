@@ -201,6 +201,11 @@ def _is_plain(page: TiffPage) -> bool:
 
 
 def _page(page: TiffPage, options: PictureOptions) -> NDArray:
+    sizes = (page.imagewidth, page.imagelength, page.imagedepth, page.samplesperpixel)
+    if not all(isinstance(size, int) for size in sizes):  # a damaged tag holds a list, whose multiple is long
+        raise Unreadable("damaged image: its size is no number")
+    if page.samplesperpixel > 4:
+        raise Unreadable(f"an image of {page.samplesperpixel} channels")
     if page.imagewidth * page.imagelength * page.imagedepth > options.max_pixels:
         raise Unreadable(f"too large: more than {options.max_pixels} pixels")
     if page.imagedepth > 1:
