@@ -216,6 +216,9 @@ def draw_panels(
         for axes, part in zip(places, parts, strict=False):
             axes.set_xscale("log")
             axes.set_yscale("log")
+            limits = _limits(parts if one_scale else [part], beyond)
+            if limits is not None:  # first, for errors that are alike but for rounding have no limits of their own
+                axes.set_ylim(*limits)
             for curve in part.curves:
                 other = _other(curve, told)
                 look = (colour[curve.fixed["algorithm"]], marker[other])
@@ -225,9 +228,6 @@ def draw_panels(
             axes.set_title(shortened(part.title) + _not_drawn(part.curves))
             axes.set_xlabel(_label(part.curves[0], size))
             ticks_at(axes.xaxis, [x for curve in part.curves for x in curve.runs["x"]])
-            limits = _limits(parts if one_scale else [part], beyond)
-            if limits is not None:
-                axes.set_ylim(*limits)
             plain_log(axes.yaxis)
         for row in grid:
             row[0].set_ylabel(ylabel)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from scaling.data.source import Images
 from scaling.data.splitmix import mix
@@ -180,6 +180,7 @@ def sheet(rows: Sequence[SheetRow], lines: Sequence[str]) -> bytes:
     heights = [side + LINE * max(caption.count("\n") + 1 for caption in row.captions) + 2 * MARGIN for row in rows]
     picture = Image.new("RGB", (width, sum(heights) + LINE * (len(wrapped) + 1) + MARGIN), "white")
     pen, top = ImageDraw.Draw(picture), MARGIN
+    pen.font = ImageFont.load_default_imagefont()  # sharp at its only size; Pillow's outline font runs words together
     for row, height in zip(rows, heights, strict=True):
         pen.multiline_text(
             (MARGIN, top + side // 3),
