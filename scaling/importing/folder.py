@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from scaling.errors import Problem, SpecError
-from scaling.importing.clinical_files import files_below, pattern_of, root_of, stamp_of
+from scaling.importing.clinical_files import files_below, needs, pattern_of, root_of, stamp_of
 from scaling.importing.image_file import ENDINGS, frames_of
 from scaling.importing.reader import About, Frame, Item, LabelSetting, SplitName, Unreadable
 from scaling.importing.safety import read_file
@@ -42,6 +42,8 @@ class Folder:
         if not self._found:
             what = f"no picture in '{self.options.path}': none ends in {', '.join(ENDINGS)}"
             raise SpecError([Problem(where="path", what=what)])
+        if any(name.lower().endswith((".tif", ".tiff")) for name, _, _ in self._found):
+            needs("tifffile")
         tasks = self.tasks()
         for name, path, (n_bytes, stamp) in self._found:
             yield self._item(name, path, n_bytes, stamp, tasks)

@@ -172,8 +172,8 @@ def _tiff_pages(content: bytes, options: PictureOptions) -> list[Callable[[], ND
     """None where Pillow has to read it."""
     try:
         import tifffile
-    except ImportError:
-        return None
+    except ImportError:  # Pillow alone would give other pixels: 8 bits of 16 in colour
+        raise Unreadable("tifffile is not installed; pip install 'scaling-laws-orchestrator[readers]'") from None
     try:
         file = tifffile.TiffFile(io.BytesIO(content))
         found = list[Any]()

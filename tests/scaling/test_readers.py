@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,18 @@ def test_pages_are_images_of_one_group_unless_the_first_alone_is_wanted(tmp_path
     if name == "a.tif":
         np.testing.assert_array_equal([frame.pixels for frame in found], pages)
     assert [frame.id for frame in read("folder", tmp_path, frames="first")] == [name]
+
+
+def test_tiff_without_its_package_is_an_error_that_names_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", GREY)
+    [item] = reader("folder", tmp_path).items()
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(SpecError, match=r"pip install 'scaling-laws-orchestrator\[readers\]'"):
+        list(reader("folder", tmp_path).items())
+    with pytest.raises(Unreadable, match="tifffile is not installed"):
+        list(reader("folder", tmp_path).frames(item))
 
 
 def test_reduced_copies_of_a_page_are_no_images(tmp_path: Path) -> None:
