@@ -17,8 +17,6 @@ MAX_FILE = 2 << 30
 """Bytes of one encoded image."""
 MAX_TEXT = 1 << 20
 """Bytes of one label or metadata member."""
-MAX_TABLE = 8 << 30
-"""Bytes of a table of paths and labels."""
 MAX_RATIO = 1100
 """Bytes unpacked of a byte packed: deflate reaches 1032 at most; what announces more lies."""
 OUTSIDE = "path outside the folder"
