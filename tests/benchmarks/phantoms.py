@@ -14,20 +14,20 @@ from scaling.source_options import PhantomsOptions
 from tests.benchmarks.rows import Benchmark, Row, wall_and_cpu
 
 AIM = 50_000
-"""Images of 32 pixels a second on two cores."""
+"""Images of 32 pixels a second on two cores; of each core half, which also a machine that others use can show."""
 
 
 def drawn(what: str, n: int, **options: Any) -> Row:
     source = Phantoms(PhantomsOptions(**{"source": "phantoms", "pool_size": n, **options}))
     wall, cpu = wall_and_cpu(lambda: source.read(np.arange(n)), repeats=5)
     size = source.options.image_size
-    aim = AIM * (32 / size) ** 2
+    aim = AIM / 2 * (32 / size) ** 2
     return Row(
         what=f"phantoms drawn, {what}, {size} px",
-        ours=f"{n / wall:,.0f} img/s",
+        ours=f"{n / cpu:,.0f} per core-second",
         peer=f"aim {aim:,.0f}",
-        ratio=n / wall / aim,
-        note=f"{n / cpu:,.0f} per core-second; {len(os.sched_getaffinity(0))} cores",
+        ratio=n / cpu / aim,
+        note=f"{n / wall:,.0f} img/s on {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}",
     )
 
 
