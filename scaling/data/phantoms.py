@@ -26,7 +26,7 @@ from scaling.source_options import DEFAULT_MODALITIES, PhantomsOptions
 VERSION = 1
 """Part of every key: raise it when an image or a label changes."""
 PIXELS = 2**19
-"""Drawn at once, so that pictures in work stay in a core's cache, and are many enough for Python not to count."""
+"""Drawn at once: with fewer, what Python does between arrays counts; many more would leave the processor's cache."""
 NOT_OF_TASKS = {"pool_size", "modalities", "tasks_from", "expected"}
 """Options that change no image and no label of a task."""
 LUMA = (0.299, 0.587, 0.114)
