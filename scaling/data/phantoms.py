@@ -34,18 +34,19 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 @cache
-def keep_freed_memory() -> None:
+def keep_pictures_memory() -> None:
     """Drawing then takes half the time: glibc else hands a picture's memory back to the system and asks for it again.
 
     It keeps whatever is smaller than the largest block that was ever freed (mallopt(3), M_MMAP_THRESHOLD), up to
-    32 MiB; this one is never touched, so it costs nothing. Other libraries take no notice.
+    32 MiB; this one is never touched, so it costs nothing. Other libraries take no notice. Milder than
+    `process.keep_freed_memory`, for processes that do much else.
     """
     np.empty(31 * 2**20, np.uint8)
 
 
 def on_all_cores(draw: Callable[..., None], parts: list[tuple[Any, ...]]) -> None:
     """Every part once, in threads: NumPy holds no lock while it computes. As many as OMP_NUM_THREADS allows, if set."""
-    keep_freed_memory()
+    keep_pictures_memory()
     n_threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
     if min(n_threads, len(parts)) < 2:
         for part in parts:
