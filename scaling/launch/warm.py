@@ -38,6 +38,7 @@ class WarmSlot:
         environment = {
             **os.environ,
             **dict.fromkeys(THREADS, "1"),  # threads of libraries would not survive the fork; a run starts its own
+            "JE_ARROW_MALLOC_CONF": "background_thread:false",  # nor would Arrow's
             "PYTHONPATH": path,
             "PYTHONSAFEPATH": "1",  # else the current folder comes before the code that was ordered
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # an import that asks for a GPU must not open CUDA before the fork
