@@ -115,10 +115,13 @@ def _described(of: Described) -> Iterator[str | Table]:
 
 
 def show(options: argparse.Namespace) -> int:
+    from scaling.errors import Problem, SpecError
     from scaling.rundir import write_whole
     from scaling.store.describing import quarantined, sheet, sheet_rows
     from scaling.store.opened import open_sources
 
+    if options.out.suffix.lower() != ".png":
+        raise SpecError([Problem(where="--out", what=f"{options.out} does not end in .png, which is what is written")])
     card, sources = open_sources(options.store, options.name or None)
     rows = [row for source in sources.values() for row in sheet_rows(source, card.image_size)]
     said = []

@@ -48,6 +48,7 @@ def import_(options: argparse.Namespace) -> int:
     for each in () if options.dry_run else listed:
         done = import_source(request.store, each, workers=options.workers, replace=options.replace)
         print("\n".join(_did(request.store, each, done)))
+        options.undone = "imported beyond that"  # whatever goes wrong from here on
     return DONE
 
 

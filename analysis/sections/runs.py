@@ -18,10 +18,24 @@ from analysis.study import Study
 def what_was_run(study: Study, pen: Pen, gallery: Path | None, *, synthetic: bool) -> Section:
     runs = study.rows.drop_duplicates("run")
     by = ["algorithm", "mixture", "model", "n_params", "n_images", "holdout", "status"]
-    grid = runs.groupby(by, dropna=False).agg(seeds=("seed", "nunique"), train_seconds=("train_seconds", "mean"))
+    grid = runs.groupby(by, dropna=False).agg(
+        seeds=("seed", "nunique"),
+        train_seconds=("train_seconds", "mean"),
+        n_images_asked=("n_images_asked", "first"),
+        epochs=("epochs", _each),
+    )
     cells = grid.reset_index()
-    if not cells["holdout"].any():
-        cells = cells.drop(columns="holdout")
+    unsaid = [
+        *(["holdout"] if not cells["holdout"].any() else []),
+        *(["epochs"] if not cells["epochs"].any() else []),
+        *(["n_images_asked"] if not (cells["n_images_asked"] > cells["n_images"]).any() else []),
+    ]
+    cells = cells.drop(columns=unsaid)
+    caption = "Runs by cell; train_seconds is the mean over seeds."
+    if "n_images_asked" in cells:
+        caption += " n_images are unique; where more were asked for, the mixture repeats some."
+    if "epochs" in cells:
+        caption += " epochs: how often training saw each image of a modality, on average."
     total = f"{len(runs):,} runs, {len(study.rows):,} rows of observations, all of them in the first table."
     blocks: list[Block] = [
         Words(lines=[total]),
@@ -32,7 +46,7 @@ def what_was_run(study: Study, pen: Pen, gallery: Path | None, *, synthetic: boo
         ),
         Fold(
             title="Runs by cell",
-            blocks=[Numbers(name="cells", caption="Runs by cell; train_seconds is the mean over seeds.", rows=cells)],
+            blocks=[Numbers(name="cells", caption=caption, rows=cells)],
         ),
     ]
     if gallery is not None and gallery.exists():
@@ -41,6 +55,11 @@ def what_was_run(study: Study, pen: Pen, gallery: Path | None, *, synthetic: boo
         shutil.copyfile(gallery, copy)
         blocks.append(Picture(name="gallery", caption=what, path=copy))
     return Section(title="What was run", blocks=blocks)
+
+
+def _each(texts: pd.Series[str]) -> str:
+    """The one text of all, or each that there is."""
+    return " or ".join(text for text in texts.dropna().unique() if text)
 
 
 def tuning(rows: pd.DataFrame, pen: Pen) -> Section:

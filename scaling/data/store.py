@@ -53,7 +53,7 @@ class Store:
         self.options = options
         path = Path(options.path)
         if not path.is_dir():
-            what = f"no folder {path}; `scaling data import` makes a store, `data.path` says where it is"
+            what = f"no folder {path}; `scaling data import` makes a store; a relative path starts where you are"
             raise DataMissing([Problem(where="data.path", what=what)])
         self._card, self._all = open_sources(path)
         chosen = list(self._all) if isinstance(options.sources, str) else list(dict.fromkeys(options.sources))

@@ -69,9 +69,7 @@ class Columns:
             for what, at in faults.items()
         ]
         problems += [
-            Problem(
-                where=f"tasks.{name}", what=f"{len(setting.classes)} classes; a binary task has 2, any other at least 2"
-            )
+            Problem(where=f"tasks.{name}", what=_wrong_number(setting.classes))
             for name, setting in self._settings.items()
             if (len(setting.classes) != 2 if setting.kind == "binary" else len(setting.classes) < 2)
             and setting.kind != "multi-label"
@@ -126,6 +124,12 @@ class Columns:
 def split_in_path(path: str) -> SplitName | None:
     """By the first of its words that is a split's."""
     return next((SPLIT_OF[word] for word in re.split(r"[^a-z]+", path.lower()) if word in SPLIT_OF), None)
+
+
+def _wrong_number(classes: Sequence[str]) -> str:
+    named = f" ({', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''})" if classes else ""
+    what = f"{len(classes)} classes{named}; a binary task has 2, any other at least 2"
+    return what + ("; set `kind`, or name its `classes` to hear which rows have others" if len(classes) > 2 else "")
 
 
 def _note(faults: dict[str, list[str]], places: dict[str, int], what: str, where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from scaling.reader_options import ReaderOptions
 from scaling.store.layout import NAME
 
 AUTO = "auto"
+FLAGS = ("store", "image-size", "name", "reader", "modality", "group")
+"""What has a word of its own on the command line; the rest is `--set`."""
 Where = Callable[[Location], str]
 """Place of a key in what the user wrote."""
 
@@ -43,6 +45,7 @@ class Request:
     """With paths that are absolute."""
     guessed: Mapping[str, str]
     """Source -> which reader was guessed for it, and why."""
+    where: Where = field(compare=False)
 
 
 def load(path: Path) -> Request:
@@ -57,8 +60,10 @@ def of_one(store: str, image_size: int, name: str, values: Mapping[str, Any]) ->
     def where(location: Location) -> str:
         if location[:1] == ("sources",):
             location = location[2:] or ("name",)
-        flag = str(location[0])
-        return flag if flag == "path" else f"--{flag.replace('_', '-')}"
+        flag = str(location[0]).replace("_", "-")
+        if flag == "path":
+            return flag
+        return f"--{flag}" if flag in FLAGS else f"--set {'.'.join(map(str, location))}"
 
     raw = {"store": store, "image_size": image_size, "sources": {name: dict(values)}}
     return _request(raw, where, Path.cwd(), None)
@@ -71,10 +76,19 @@ def surveys(request: Request) -> list[Survey]:
         try:
             done.append(surveyed(name, options, request.image_size))
         except SpecError as error:
-            problems += error.problems
+            problems += [_placed(name, options, request.where, problem) for problem in error.problems]
     if problems:
         raise SpecError(problems)
     return done
+
+
+def _placed(name: str, options: ReaderOptions, where: Where, problem: Problem) -> Problem:
+    """What a reader says of one of its options, or of what it read, at its place in what the user wrote."""
+    keys = tuple(problem.where.split("."))
+    if keys[0] in type(options).model_fields:
+        return Problem(where=where(("sources", name, *keys)), what=problem.what)
+    what = problem.what if problem.where == name else str(problem)
+    return Problem(where=where(("sources", name, "path")), what=what)
 
 
 def _request(raw: Mapping[str, Any], where: Where, base: Path, document: Document | None) -> Request:
@@ -100,7 +114,7 @@ def _request(raw: Mapping[str, Any], where: Where, base: Path, document: Documen
         problems += _overlaps(store, sources, where)
     if problems or checked is None:
         raise SpecError(document.in_order(problems) if document else dict.fromkeys(problems))
-    return Request(store=store, image_size=checked.image_size, sources=sources, guessed=guessed)
+    return Request(store=store, image_size=checked.image_size, sources=sources, guessed=guessed, where=where)
 
 
 def _source(

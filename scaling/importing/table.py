@@ -63,10 +63,16 @@ class Table:
 
     @cached_property
     def _settings(self) -> Mapping[str, LabelSetting]:
+        problems = list[Problem]()
         missing = [each for each in (self.options.image, *self._columns.needed) if each not in self._names]
         if missing:
             what = f"no column {', '.join(map(repr, missing))}; its columns: {', '.join(self._names) or 'none'}"
-            raise SpecError([Problem(where=self.table.name, what=what)])
+            problems.append(Problem(where=self.table.name, what=what))
+        if not self.root.is_dir():
+            what = f"no folder {self.root}; the paths in column '{self.options.image}' start there"
+            problems.append(Problem(where="root", what=what))
+        if problems:
+            raise SpecError(problems)
         return self._columns.learn((f"{self.table.name}, row {number}", cells) for number, cells in self._rows())
 
     def frames(self, item: Item) -> Iterator[Frame | Unreadable]:

@@ -20,7 +20,7 @@ from scaling.data.perceptual import perceptual_hash
 from scaling.data.store import Store
 from scaling.errors import SpecError
 from scaling.source_options import StoreOptions
-from scaling.store.layout import checksums, group_hashes, group_keys, part_path
+from scaling.store.layout import checksums, group_hashes, group_keys, part_path, sources_of
 from scaling.store.opened import NO_SPLIT, SPLITS, StoredSource, mapped, open_sources
 from scaling.store.writing import sha256_of
 
@@ -47,6 +47,12 @@ def verify(store: Path, names: Sequence[str] = (), *, quick: bool = False) -> It
     images = sum(source.card.n_images for source in sources.values())
     what = f"{len(sources)} sources, {images:,} images: cards, sizes of files, columns and row counts agree, no links"
     yield Proof(of="store", what=what)
+    other = sorted(
+        {each for each in os.listdir(store) if not each.startswith(".")} - {"store.json", *sources_of(store)}
+    )
+    if other:
+        what = f"what is no finished source, so that nothing reads it: {', '.join(other[:5])}"
+        yield Proof(of="store", what=what + (f" and {len(other) - 5} more" if len(other) > 5 else ""), state="noted")
     sound = True
     for source in sources.values():
         for proof in _of_source(source, card.image_size, quick=quick):

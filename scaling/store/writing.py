@@ -99,6 +99,8 @@ def store_card(store: Path) -> StoreCard:
         return StoreCard.model_validate_json((store / "store.json").read_text())
     except FileNotFoundError:
         raise _problem(store, "is no store: it has no store.json; `scaling data import` makes one") from None
+    except OSError as error:  # a file instead of a folder; no permission
+        raise _problem(store, f"is no store that can be read: {error.strerror or error}") from None
     except (ValidationError, UnicodeDecodeError):
         raise _problem(store / "store.json", "is no card of a store that this version reads") from None
 

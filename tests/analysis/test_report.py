@@ -140,6 +140,22 @@ def test_rows_in_are_rows_kept_plus_rows_excluded(folder: Path, whole_sweep: pd.
     assert counts["excluded: the run failed"] == counts["excluded: the run diverged"] == 1
 
 
+def test_cells_tell_unique_images_and_epochs_where_a_mixture_repeats(
+    folder: Path, sweep: Sweep, tasks: pd.DataFrame, tmp_path: Path
+) -> None:
+    told = {"n_images_asked", "epochs"}
+    assert not told & set(pd.read_csv(folder / "cells.csv"))  # a table that knows nothing of them
+    rows = small(sweep)
+    trained = rows["n_images"] > 0
+    rows["n_images_asked"] = rows["n_images"] * np.where(trained & (rows["model"] == rows["model"].iloc[0]), 3, 1)
+    rows["epochs"] = np.where(trained, "ct=2;mr=6.5", "")
+    write(rows, tasks, tmp_path / "report", title="repeats")
+    cells = pd.read_csv(tmp_path / "report" / "cells.csv", keep_default_na=False)
+    assert (cells["n_images_asked"] > cells["n_images"]).any()
+    assert set(cells.loc[cells["n_images"] > 0, "epochs"]) == {"ct=2;mr=6.5"}
+    assert "n_images are unique; where more were asked for" in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_numbers_in_tables_are_those_computed_directly(folder: Path, whole_sweep: pd.DataFrame) -> None:
     written = pd.read_csv(folder / "benefits.csv", dtype={"at": str})
     # Fifteen to seventeen digits are written; reading may lose the last.

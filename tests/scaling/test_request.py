@@ -136,7 +136,7 @@ def test_mistakes_of_a_command_line_name_its_flags(tmp_path: Path) -> None:
     values = {"path": str(tmp_path), "reader": "any", "modality": "xry", "strid": 2}
     found = problems(of_one, "store", 4, "Chest", values)
     flags = [said.split(":")[0] for said in found]
-    assert flags == ["--image-size", "--name", "--strid", "--modality"]
+    assert flags == ["--image-size", "--name", "--set strid", "--modality"]
     assert problems(of_one, "store", 64, "chest", {"path": str(tmp_path / "no")}) == [
         f"path: {tmp_path / 'no'} is not there"
     ]

@@ -171,6 +171,31 @@ def test_copies_of_tested_images_are_noted_and_no_fault(tmp_path: Path, capsys: 
     assert noted.startswith("2 images are copies, exact or nearly, of 2 in the test split of side")
 
 
+def test_what_is_no_source_is_noted(tmp_path: Path) -> None:
+    store = write_example(tmp_path / "store", ["slices"])
+    (store / "half").mkdir()
+    (store / "half" / "manifest.parquet").write_bytes(b"")
+    (noted,) = [proof.what for proof in verify(store, quick=True) if proof.state == "noted"]
+    assert noted == "what is no finished source, so that nothing reads it: half"
+
+
+@pytest.mark.parametrize("word", ["list", "stats", "verify"])
+def test_a_file_where_a_store_should_be_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    (tmp_path / "import.yaml").write_text("store: s\n")
+    assert main(["data", word, str(tmp_path / "import.yaml")]) == 2
+    assert "import.yaml: is no store that can be read: Not a directory" in capsys.readouterr().err
+
+
+def test_a_sheet_is_written_as_png_alone(example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = example / "slices" / "manifest.parquet"
+    before = manifest.read_bytes()
+    assert main(["data", "show", str(example), "--out", str(manifest)]) == 2
+    assert "--out: " in capsys.readouterr().err
+    assert manifest.read_bytes() == before
+
+
 def _changed(store: Path, column: str, change: Callable[[list], list]) -> None:
     """A column of the manifest, with the card's hash of it as if it had been written so."""
     manifest = store / "slices" / "manifest.parquet"

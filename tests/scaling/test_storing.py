@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.catalog import Entry
+from scaling.catalog import READERS, Entry
 from scaling.cli import BAD_INPUT, DONE, main
 from scaling.importing import importer, listing, request
 from scaling.importing.crew import Watcher
@@ -115,7 +115,7 @@ def test_one_source_needs_no_yaml(folders: Path, capsys: pytest.CaptureFixture[s
         (["good", "--store", "s", "--name", "../x", "--reader", "scripted"], ["--name: '../x' is no name"]),
         (["no", "--store", "s", "--name", "x"], ["path: "]),
         (["bad", "--store", "s", "--name", "x", "--reader", "scripted", "--modality", "ct"], ["none of its 1 items"]),
-        (["empty", "--store", "s", "--name", "x", "--reader", "scripted"], ["x: nothing to import is there"]),
+        (["empty", "--store", "s", "--name", "x", "--reader", "scripted"], ["path: nothing to import is there"]),
         (["good", "--store", "s", "--name", "x"], ["--reader: none of the 6 files looked at is of a kind"]),
     ],
 )
@@ -141,7 +141,61 @@ def test_problems_of_several_sources_are_told_together_before_anything_is_read(
     assert main(["data", "import", "import.yaml"]) == BAD_INPUT
     assert capsys.readouterr().err.splitlines() == [
         "2 problems, nothing was imported:",
-        "  tasks: train-9-y: label 9 of task 'side'; 0 to 1 are allowed",
-        "  empty: nothing to import is there",
+        "  import.yaml:5: sources.tasks.path: train-9-y: label 9 of task 'side'; 0 to 1 are allowed",
+        "  import.yaml:6: sources.empty.path: nothing to import is there",
     ]
     assert not (folders / "store").exists()
+
+
+def test_what_was_imported_before_a_problem_is_not_denied(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folders / "import.yaml").write_text(YAML + "  bad: {reader: scripted, path: bad, modality: ct}\n")
+    assert main(["data", "import", "import.yaml"]) == BAD_INPUT
+    assert capsys.readouterr().err.splitlines()[0] == "1 problem, nothing was imported beyond that:"
+    assert sources_of(folders / "store") == ["good", "tasks"]
+
+
+TABLE = """\
+store: store
+sources:
+  chest:
+    reader: table
+    path: t.csv
+    modality: xray
+    tasks:
+      grade: {kind: binary, columns: [grade]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        (TABLE, "import.yaml:8: sources.chest.tasks.grade: 3 classes (high, low, mid); a binary task has 2"),
+        (TABLE.replace("modality:", "root: imgs\n    modality:"), "import.yaml:6: sources.chest.root: no folder "),
+        (
+            TABLE.replace("modality:", "image: file\n    modality:"),
+            "import.yaml:5: sources.chest.path: t.csv: no column",
+        ),
+    ],
+)
+def test_what_a_reader_does_not_like_stands_at_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, yaml: str, said: str
+) -> None:
+    for module in (importer, request):
+        monkeypatch.setattr(module, "READERS", READERS)
+    (tmp_path / "t.csv").write_text("path,grade\na.png,low\nb.png,mid\nc.png,high\n")
+    (tmp_path / "import.yaml").write_text(yaml)
+    assert main(["data", "import", "import.yaml"]) == BAD_INPUT
+    heading, problem = capsys.readouterr().err.splitlines()
+    assert heading == "1 problem, nothing was imported:"
+    assert problem.strip().startswith(said)
+
+
+def test_other_options_of_one_source_are_named_as_they_are_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (importer, request):
+        monkeypatch.setattr(module, "READERS", READERS)
+    (tmp_path / "t.csv").write_text("path\na.png\n")
+    words = ["t.csv", "--store", "s", "--name", "x", "--reader", "table", "--set", "root=imgs"]
+    assert main(["data", "import", *words]) == BAD_INPUT
+    assert "  --set root: no folder" in capsys.readouterr().err
