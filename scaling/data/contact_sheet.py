@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from scaling.data.source import Images, Source
 
@@ -28,6 +28,7 @@ def contact_sheet(rows: Mapping[str, Images], footer: str) -> bytes:
     step = TILE + MARGIN
     sheet = Image.new("RGB", (LABEL + PER_MODALITY * step, len(rows) * step + 20), "white")
     pen = ImageDraw.Draw(sheet)
+    pen.font = ImageFont.load_default_imagefont()  # sharp at its only size; Pillow's outline font runs words together
     for row, (name, images) in enumerate(rows.items()):
         pen.text((MARGIN, row * step + TILE // 2 - 6), name, fill="black")
         for column, image in enumerate(images[:PER_MODALITY]):
