@@ -292,6 +292,7 @@ def test_a_task_that_loses_a_split_to_bad_files_is_left_out_and_told(run: Import
 # --- ends on the way ---------------------------------------------------------------------------------------------
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
@@ -301,6 +302,7 @@ from scripted_reader import ScriptedOptions
 importer.READERS = {{"scripted": Entry("scripted_reader:Scripted", ScriptedOptions, "")}}
 listing.ITEMS = (4, 4)
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
     options = ScriptedOptions.model_validate({{"reader": "scripted", "path": {files!r}, "modality": "ct"}})
     survey = importer.surveyed("mine", options, 16)
     importer.import_source(Path({store!r}), survey, workers=2)
