@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.verbs import DONE, console_of, print_json
@@ -16,6 +18,23 @@ if TYPE_CHECKING:
     from scaling.store.opened import StoredSource
 
 NOT_PROVED = 2
+
+
+@contextmanager
+def told(store: Path) -> Iterator[None]:
+    """What the disk or a damaged file of images refuses, as a SpecError."""
+    from scaling.errors import Problem, SpecError
+    from scaling.store.opened import DamagedPart
+
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever read our output is gone
+    except OSError as error:
+        what = f"cannot be read or written: {error.strerror or error}"
+        raise SpecError([Problem(where=str(error.filename or store), what=what)]) from None
+    except DamagedPart as error:
+        raise SpecError([Problem(where=str(store), what=str(error))]) from None
 
 
 def list_(options: argparse.Namespace) -> int:

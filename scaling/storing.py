@@ -140,24 +140,28 @@ def _size(n_bytes: float) -> str:
 
 
 def list_(options: argparse.Namespace) -> int:
-    from scaling.showing import list_
+    from scaling.showing import list_, told
 
-    return list_(options)
+    with told(options.store):
+        return list_(options)
 
 
 def stats(options: argparse.Namespace) -> int:
-    from scaling.showing import stats
+    from scaling.showing import stats, told
 
-    return stats(options)
+    with told(options.store):
+        return stats(options)
 
 
 def show(options: argparse.Namespace) -> int:
-    from scaling.showing import show
+    from scaling.showing import show, told
 
-    return show(options)
+    with told(options.store):
+        return show(options)
 
 
 def verify(options: argparse.Namespace) -> int:
-    from scaling.showing import verify
+    from scaling.showing import told, verify
 
-    return verify(options)
+    with told(options.store):
+        return verify(options)

@@ -166,9 +166,9 @@ def _imported(store: Path, asked: Survey, *, workers: int, replace: bool, too_lo
         shutil.rmtree(draft)
         if fresh:
             (store / "store.json").unlink()
-        reasons = "; ".join(f"{n} {reason}" for reason, n in _reasons(done).items())
+        reasons = "; ".join(f"{n:,} {reason}" for reason, n in _reasons(done).items())
         raise SpecError(
-            [Problem(where=asked.name, what=f"none of its {asked.listing.n_items} items is usable: {reasons}")]
+            [Problem(where=asked.name, what=f"none of its {asked.listing.n_items:,} items is usable: {reasons}")]
         )
     cards = _setting(asked, draft).cards
     lost = _lost_tasks(draft, done, list(cards))

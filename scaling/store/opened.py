@@ -125,7 +125,8 @@ def open_sources(store: Path, names: Sequence[str] | None = None) -> tuple[Store
     card = store_card(store)
     there = sources_of(store)
     wanted = there if names is None else list(dict.fromkeys(names))
-    problems = [Problem(where=str(store), what=unknown("source", name, there)) for name in wanted if name not in there]
+    problems = list(_closed(store))
+    problems += [Problem(where=str(store), what=unknown("source", name, there)) for name in wanted if name not in there]
     if not there:
         problems.append(Problem(where=str(store), what="has no source yet; `scaling data import` adds one"))
     if problems:
@@ -143,6 +144,16 @@ def open_sources(store: Path, names: Sequence[str] | None = None) -> tuple[Store
     if problems:
         raise SpecError(problems)
     return card, opened
+
+
+def _closed(store: Path) -> Iterator[Problem]:
+    """Folders that we may not look into: a source there would else be absent without a word."""
+    folders = [store]
+    if os.access(store, os.R_OK | os.X_OK):
+        folders = [each for each in sorted(store.iterdir()) if NAME.match(each.name) and each.is_dir()]
+    for each in folders:
+        if not os.access(each, os.R_OK | os.X_OK):
+            yield Problem(where=str(each), what="cannot be looked into: Permission denied; sources may be there")
 
 
 LINK = "is a link; a store holds plain files of its own alone"
@@ -270,14 +281,18 @@ class StoredImages:
         return mapped(self._paths[part], self._shapes[part])
 
 
+class DamagedPart(ValueError):
+    """A file of images that is not what its card says; the message says why, and the way out."""
+
+
 def mapped(path: Path, shape: tuple[int, ...]) -> Images:
-    """A part. Raises ValueError where it is not one of this shape."""
+    """A part. Raises DamagedPart where it is not one of this shape, OSError where it cannot be opened."""
     try:
         images: Images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no readable part: {_first_line(error)}; {AGAIN}") from None
+        raise DamagedPart(f"{path} is no readable part: {_first_line(error)}; {AGAIN}") from None
     if images.shape != shape or images.dtype != np.uint8:
-        raise ValueError(f"{path} holds {images.dtype} {images.shape}, not uint8 {shape}; {AGAIN}")
+        raise DamagedPart(f"{path} holds {images.dtype} {images.shape}, not uint8 {shape}; {AGAIN}")
     return images
 
 

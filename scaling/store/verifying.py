@@ -21,7 +21,7 @@ from scaling.data.store import Store
 from scaling.errors import SpecError
 from scaling.source_options import StoreOptions
 from scaling.store.layout import checksums, group_hashes, group_keys, part_path, sources_of
-from scaling.store.opened import NO_SPLIT, SPLITS, StoredSource, mapped, open_sources
+from scaling.store.opened import NO_SPLIT, SPLITS, DamagedPart, StoredSource, mapped, open_sources
 from scaling.store.writing import sha256_of
 
 KNOWN = {"source.json", "manifest.parquet", "quarantine.parquet"}
@@ -155,7 +155,7 @@ def _pixels(source: StoredSource, table: pa.Table, image_size: int) -> Iterator[
     for path, part in zip(_parts(source), source.card.parts, strict=True):
         try:
             images = mapped(path, (part.n_images, source.card.channels, image_size, image_size))
-        except ValueError as error:
+        except (DamagedPart, OSError) as error:
             yield Proof(of=source.name, what=str(error), state="wrong")
             return
         span = slice(start, start + part.n_images)

@@ -188,6 +188,37 @@ def test_a_file_where_a_store_should_be_is_refused(
     assert "import.yaml: is no store that can be read: Not a directory" in capsys.readouterr().err
 
 
+def test_a_source_that_may_not_be_looked_into_is_no_absent_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = write_example(tmp_path / "store", ["slices", "films"])
+    monkeypatch.setattr("os.access", lambda path, _: Path(path).name != "films")  # root may look everywhere
+    assert main(["data", "list", str(store)]) == 2
+    assert f"{store / 'films'}: cannot be looked into: Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["stats", "show"])
+def test_a_damaged_part_is_a_problem_of_whoever_looks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    store = write_example(tmp_path / "store", ["slices"])
+    (path,) = (store / "slices").glob("images-00000.npy")
+    size = path.stat().st_size
+    path.write_bytes(b"no array".ljust(size, b"x"))
+    out = ["--out", str(tmp_path / "sheet.png")] if word == "show" else []
+    assert main(["data", word, str(store), *out]) == 2
+    assert "images-00000.npy is no readable part" in capsys.readouterr().err
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_sheet_that_cannot_be_written_is_one_problem(
+    example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["data", "show", str(example), "--out", str(tmp_path / "file" / "sheet.png")]) == 2
+    assert "cannot be read or written: " in capsys.readouterr().err
+
+
 def test_a_sheet_is_written_as_png_alone(example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = example / "slices" / "manifest.parquet"
     before = manifest.read_bytes()
