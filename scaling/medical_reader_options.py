@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from scaling.options import Fraction, Options
 from scaling.reader_options import ReaderOptions, TaskColumns
@@ -78,3 +79,10 @@ class NiftiOptions(MedicalReaderOptions):
     """Of a volume's voxels that are not zero: they become 0 and 255, unless `window` or Hounsfield units say."""
     volumes: Literal["first"] | Annotated[int, Field(gt=0)] = "first"
     """Of a 4D file: the first, or every n-th."""
+
+    @field_validator("percentiles")
+    @classmethod
+    def _percentiles_rise(cls, percentiles: tuple[float, float]) -> tuple[float, float]:
+        if percentiles[0] >= percentiles[1]:
+            raise PydanticCustomError("percentiles", "the one that becomes 0 is below the one that becomes 255")
+        return percentiles

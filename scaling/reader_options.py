@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from scaling.options import BY_TYPE, Options, Other, TaskKind, Text
@@ -30,6 +30,13 @@ class ReaderOptions(Options):
     keep: list[Literal["blank", "nan"]] = []
     """Images that are set aside unless they are named here: of one grey all over; with NaN or infinite pixels, which
     then are as the lowest value."""
+
+    @field_validator("window")
+    @classmethod
+    def _window_rises(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window is not None and window[0] >= window[1]:
+            raise PydanticCustomError("window", "the value that becomes 0 is below the one that becomes 255")
+        return window
 
 
 class TaskColumns(Options):

@@ -135,7 +135,7 @@ def _source(
             reader, why = guess(path)
         except SpecError as error:
             return None, None, [Problem(where=where((*at, "reader")), what=error.problems[0].what)]
-    if reader not in READERS:
+    if not isinstance(reader, str) or reader not in READERS:
         return None, None, [Problem(where=where((*at, "reader")), what=unknown("reader", reader, READERS))]
     values |= {"reader": reader, "path": str(path)}
     options, problems = _validated(

@@ -199,3 +199,26 @@ def test_other_options_of_one_source_are_named_as_they_are_given(
     words = ["t.csv", "--store", "s", "--name", "x", "--reader", "table", "--set", "root=imgs"]
     assert main(["data", "import", *words]) == BAD_INPUT
     assert "  --set root: no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("reader: folder, window: [9, 1]", "sources.x.window: the value that becomes 0 is below the one that becomes"),
+        ("reader: dicom, window: [.nan, 1]", "sources.x.window[0]: should be a finite number"),
+        ("reader: nifti, percentiles: [99, 1]", "sources.x.percentiles: the one that becomes 0 is below the one that"),
+        ("reader: [folder]", "sources.x.reader: unknown reader '['folder']'; did you mean 'folder'?"),
+        ("reader: {a: b}", "sources.x.reader: unknown reader "),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, given: str, said: str
+) -> None:
+    for module in (importer, request):
+        monkeypatch.setattr(module, "READERS", READERS)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "import.yaml").write_text(f"store: s\nsources:\n  x: {{path: in, modality: ct, {given}}}\n")
+    assert main(["data", "import", "import.yaml"]) == BAD_INPUT
+    heading, problem = capsys.readouterr().err.splitlines()
+    assert heading == "1 problem, nothing was imported:"
+    assert f"import.yaml:3: {said}" in problem
