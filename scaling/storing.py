@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from scaling.importing.request import Request
 
 DONE = 0
+FAULTS = 6
+"""Most frequent ones that a dry run tells."""
 
 
 def add_import_options(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +104,9 @@ def _would(survey: Survey) -> Iterator[str]:
         modalities.append(f"{listing.n_unknown:,} of a modality that only the files may tell")
     yield f"{survey.name}: {listing.n_items:,} items, {_size(listing.n_bytes)}, by {survey.reader}"
     yield f"  modalities: {', '.join(modalities)}"
+    if listing.faults:
+        shown = [f"{n:,} {why}" for why, n in list(listing.faults.items())[:FAULTS]]
+        yield f"  to be set aside: {', '.join(shown)}{', ...' if len(listing.faults) > FAULTS else ''}"
     yield f"  stored as: {survey.channels} x {survey.image_size} x {survey.image_size} pixels"
     for name, task in listing.tasks.items():
         splits = ", ".join(f"{n:,} {split}" for split, n in listing.n_labelled[name].items()) or "labels in the files"

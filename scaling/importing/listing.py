@@ -9,7 +9,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -40,6 +40,8 @@ class Listing:
     tasks: Mapping[str, LabelSetting]
     n_labelled: Mapping[str, Mapping[str, int]]
     """Task -> split -> items, as far as the listing knows; a split may be `none`."""
+    faults: Mapping[str, int] = field(default_factory=dict)
+    """Why items will be set aside, as far as the listing knows -> how many, the most frequent first."""
 
     @property
     def part_items(self) -> int:
@@ -76,7 +78,7 @@ def survey(name: str, reader: Reader, stated: str | None, beside: str = "") -> L
     Raises SpecError with all problems of items, labels and splits.
     """
     digest, ids = Digest(beside), array("Q")
-    n_bytes, modalities = 0, Counter[str | None]()
+    n_bytes, modalities, faults = 0, Counter[str | None](), Counter[str]()
     tasks = dict(reader.tasks())
     labelled: dict[str, Counter[str]] = {task: Counter() for task in tasks}
     wrong: list[str] = []
@@ -85,6 +87,7 @@ def survey(name: str, reader: Reader, stated: str | None, beside: str = "") -> L
         digest.add(item)
         ids.append(int.from_bytes(hashlib.blake2b(item.id.encode(errors="surrogateescape"), digest_size=8).digest()))
         n_bytes += item.n_bytes
+        faults.update([item.fault] if item.fault else [])
         modalities[stated or item.about.modality] += 1
         for task, value in item.about.labels.items():
             if what := label_problem(task, value, tasks):
@@ -107,6 +110,7 @@ def survey(name: str, reader: Reader, stated: str | None, beside: str = "") -> L
         n_unknown=modalities[None],
         tasks=tasks,
         n_labelled={task: dict(splits) for task, splits in labelled.items()},
+        faults=dict(faults.most_common()),
     )
 
 

@@ -222,3 +222,16 @@ def test_options_that_cannot_be_meant_are_refused(
     heading, problem = capsys.readouterr().err.splitlines()
     assert heading == "1 problem, nothing was imported:"
     assert f"import.yaml:3: {said}" in problem
+
+
+def test_a_dry_run_tells_what_the_listing_knows_to_be_unusable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (importer, request):
+        monkeypatch.setattr(module, "READERS", READERS)
+    (tmp_path / "there.png").write_bytes(b"")
+    (tmp_path / "t.csv").write_text("path\nthere.png\na.png\nb.png\n../c.png\n")
+    words = ["t.csv", "--store", "s", "--name", "x", "--reader", "table", "--modality", "ct", "--dry-run"]
+    assert main(["data", "import", *words]) == DONE
+    assert "  to be set aside: 2 missing file, 1 path outside the folder" in capsys.readouterr().out.splitlines()
+    assert not (tmp_path / "s").exists()
