@@ -21,7 +21,7 @@ SOUGHT = {"group": "patient or study", "task.label": "class"}
 def files_below(root: Path, *, all_links: bool = False) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(path below root with `/`, entry) of every regular file, in no order. Hidden ones are left out.
 
-    `all_links`: also links to anything but folders, wherever they lead.
+    `all_links`: also links, wherever they lead, those to folders too; none of these is followed.
     """
     waiting = [("", str(root))]
     real = os.path.realpath(root)
@@ -36,7 +36,7 @@ def files_below(root: Path, *, all_links: bool = False) -> Iterator[tuple[str, o
                 elif entry.is_symlink():
                     target = os.path.realpath(entry.path)
                     inward = os.path.isfile(target) and inside(target, real)
-                    if inward or (all_links and not os.path.isdir(target)):
+                    if inward or all_links:
                         yield prefix + entry.name, entry
                 elif entry.is_file():
                     yield prefix + entry.name, entry

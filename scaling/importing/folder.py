@@ -22,6 +22,7 @@ SPLIT_OF: Mapping[str, SplitName] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Usual words for the splits, in small letters."""
+LINKED = "a link to a folder, which is not followed; import that as a source of its own"
 NO_GROUP = "the pattern of `group` finds nothing in the path"
 
 
@@ -78,7 +79,11 @@ class Folder:
         if self.root.is_file():
             return [(self.root.name, self.root, stamp_of(self.root))]
         found = files_below(self.root, all_links=True)
-        files = [(name, Path(each.path), _stamp(each)) for name, each in found if name.lower().endswith(ENDINGS)]
+        files = [
+            (name, Path(each.path), _stamp(each))
+            for name, each in found
+            if name.lower().endswith(ENDINGS) or _is_linked(each)
+        ]
         return sorted(files, key=lambda file: os.fsencode(file[0]))
 
     def _item(self, name: str, path: Path, n_bytes: int, stamp: str, tasks: Mapping[str, LabelSetting]) -> Item:
@@ -90,8 +95,8 @@ class Folder:
             if (label := self._class(name)) is not None:
                 labels[task] = setting.classes.index(label)
         about = About(modality=self._modality(name), group=group, split=self._split(name), labels=labels)
+        fault = fault or (LINKED if stamp == LINKED else None if found else NO_GROUP)
         stamp = f"{stamp} {about.split} {labels}" if labels or about.split else stamp
-        fault = fault or (None if found else NO_GROUP)
         return Item(id=readable, path=path, n_bytes=n_bytes, stamp=stamp, about=about, fault=fault)
 
     def _group(self, name: str) -> tuple[str | None, bool]:
@@ -123,7 +128,14 @@ class Folder:
         return modality_by_path(self.options.modality, name)
 
 
+def _is_linked(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to a folder; asks the disk about links alone."""
+    return entry.is_symlink() and os.path.isdir(entry.path)
+
+
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, str]:
+    if _is_linked(entry):  # what changes behind it is nothing to us
+        return 0, LINKED
     try:
         return stamp_of(entry)
     except OSError:  # a link to nothing, which reading it will tell

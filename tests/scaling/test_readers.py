@@ -175,7 +175,7 @@ def test_reduced_copies_of_a_page_are_no_images(tmp_path: Path) -> None:
 # --- folders -----------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_listed_in_order_without_hidden_files_and_links_to_folders(tmp_path: Path) -> None:
+def test_a_folder_is_listed_in_order_without_hidden_files_and_follows_no_link_to_a_folder(tmp_path: Path) -> None:
     inner, outer = tmp_path / "in", tmp_path / "out"
     for path in (inner / "b" / "2.png", inner / "a.png", inner / "b" / "10.png", inner / "b.png", outer / "x.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,13 +188,15 @@ def test_a_folder_is_listed_in_order_without_hidden_files_and_links_to_folders(t
     (inner / "again.png").symlink_to(inner / "a.png")
     (inner / "self.png").symlink_to(inner / "self.png")
     items = list(reader("folder", inner).items())
-    assert [item.id for item in items] == ["a.png", "again.png", "b.png", "b/10.png", "b/2.png", "link.png", "self.png"]
+    names = ["a.png", "again.png", "b.png", "b/10.png", "b/2.png", "folder", "link.png", "loop", "self.png"]
+    assert [item.id for item in items] == names
     reasons = []
-    for item in items[-2:]:
+    for item in items[-4:]:
         with pytest.raises(Unreadable) as why:
             list(reader("folder", inner).frames(item))
         reasons.append(str(why.value))
-    assert reasons == ["path outside the folder", "cannot be opened: Too many levels of symbolic links"]
+    linked = "a link to a folder, which is not followed; import that as a source of its own"
+    assert reasons == [linked, "path outside the folder", linked, "cannot be opened: Too many levels of symbolic links"]
 
 
 def test_a_link_that_is_turned_out_of_the_folder_after_listing_is_not_followed(tmp_path: Path) -> None:
