@@ -42,6 +42,31 @@ def files_below(root: Path, *, all_links: bool = False) -> Iterator[tuple[str, o
                     yield prefix + entry.name, entry
 
 
+def link_fault(entry: os.DirEntry[str], root: Path) -> str | None:
+    """Why a link is not followed; None for one to a file inside `root`, and for what is no link."""
+    if not entry.is_symlink():
+        return None
+    target = os.path.realpath(entry.path)
+    if os.path.isdir(target):
+        return "a link to a folder, which is not followed; import that as a source of its own"
+    return None if os.path.isfile(target) and inside(target, root) else "a link out of the folder or to nothing"
+
+
+def archives_below(root: Path, endings: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """(path below root, file) of files that end so, in order. Raises SpecError for links that are not followed, as a
+    missing shard would be missed by nobody."""
+    found, faults = [], []
+    for name, entry in files_below(root, all_links=True):
+        if fault := link_fault(entry, root):
+            if name.lower().endswith(endings) or os.path.isdir(entry.path):
+                faults.append(Problem(where=f"path: {name}", what=fault))
+        elif name.lower().endswith(endings):
+            found.append((name, Path(entry.path)))
+    if faults:
+        raise SpecError(sorted(faults, key=str))
+    return sorted(found)
+
+
 def needs(package: str) -> None:
     """Raises SpecError where a package of the readers is not installed."""
     if importlib.util.find_spec(package) is None:

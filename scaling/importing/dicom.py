@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from scaling.errors import Problem, SpecError
-from scaling.importing.clinical_files import files_below, matched, needs, pattern_of, root_of, stamp_of
+from scaling.importing.clinical_files import files_below, link_fault, matched, needs, pattern_of, root_of, stamp_of
 from scaling.importing.dicom_frames import DAMAGED, guarded, header_of, n_frames, stored_frames
 from scaling.importing.dicom_objects import ID_OF, LEVELS, Header, group_of, modality_of, refuse_non_images, text
 from scaling.importing.dicom_pixels import shown
@@ -69,6 +69,8 @@ class Dicom:
         return self._labelled.settings
 
     def frames(self, item: Item) -> Iterator[Frame | Unreadable]:
+        if item.fault:
+            raise Unreadable(item.fault)
         options = self.options
         header = header_of(item.path)
         with guarded(DAMAGED):
@@ -103,8 +105,11 @@ class Dicom:
             n_bytes, stamp = stamp_of(self.root)
             yield Item(id=self.root.name, path=self.root, n_bytes=n_bytes, stamp=stamp)
             return
-        for name, entry in files_below(self.root):
-            if _is_dicom(entry):
+        for name, entry in files_below(self.root, all_links=True):
+            if fault := link_fault(entry, self.root):
+                if os.path.splitext(name)[1].lower() not in OTHERS:
+                    yield Item(id=name, path=Path(entry.path), n_bytes=0, stamp=fault, fault=fault)
+            elif _is_dicom(entry):
                 n_bytes, stamp = stamp_of(entry)
                 yield Item(id=name, path=Path(entry.path), n_bytes=n_bytes, stamp=stamp)
 

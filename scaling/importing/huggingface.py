@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import Problem, SpecError
-from scaling.importing.clinical_files import files_below, inside, root_of, stamp_of
+from scaling.importing.clinical_files import archives_below, inside, root_of, stamp_of
 from scaling.importing.columns import Columns, split_in_path
 from scaling.importing.image_file import frames_of
 from scaling.importing.reader import About, Frame, Item, LabelSetting, Unreadable
@@ -87,7 +87,7 @@ class Huggingface:
     def _files(self) -> list[tuple[str, Path]]:
         if self.root.is_file():
             return [(self.root.name, self.root)]
-        found = sorted((name, Path(each.path)) for name, each in files_below(self.root) if name.endswith(".parquet"))
+        found = archives_below(self.root, (".parquet",))
         if not found:
             raise SpecError([Problem(where="path", what=f"no file below '{self.options.path}' ends in .parquet")])
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import Problem, SpecError
-from scaling.importing.clinical_files import files_below, inside, matched, needs, pattern_of, root_of, stamp_of
+from scaling.importing.clinical_files import (
+    files_below,
+    inside,
+    link_fault,
+    matched,
+    needs,
+    pattern_of,
+    root_of,
+    stamp_of,
+)
 from scaling.importing.intensity import Window, percentile_window, square_pixels
 from scaling.importing.label_table import check_paths, read_labels
 from scaling.importing.nifti_volume import View, Volumes, scaled, view_of, volumes_of, voxels_of
@@ -68,6 +78,8 @@ class Nifti:
         return self._labelled.settings
 
     def frames(self, item: Item) -> Iterator[Frame | Unreadable]:
+        if item.fault:
+            raise Unreadable(item.fault)
         if MASK.search(_stem(item.id)):
             raise Unreadable("no image: a mask by its name")
         level, name = self._group(item.id)
@@ -148,7 +160,12 @@ class Nifti:
         if self.root.is_file():
             yield _item(self.root.name, self.root, [stamp_of(self.root)])
             return
-        known = {name: Path(entry.path) for name, entry in files_below(self.root)}
+        known: dict[str, Path] = {}
+        for name, entry in files_below(self.root, all_links=True):
+            if not (fault := link_fault(entry, self.root)):
+                known[name] = Path(entry.path)
+            elif name.endswith(ENDINGS) or os.path.isdir(entry.path):
+                yield Item(id=name, path=Path(entry.path), n_bytes=0, stamp=fault, fault=fault)
         for name, path in known.items():
             if name.endswith(ENDINGS) and fnmatch.fnmatchcase(name, self.options.files):
                 pair = known.get(re.sub(r"\.hdr(\.gz)?$", r".img\1", name)) if ".hdr" in name else None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scaling.data.npz_members import BadNpz, Member, members, rows, whole
 from scaling.errors import Problem, SpecError
-from scaling.importing.clinical_files import files_below, inside, root_of, stamp_of
+from scaling.importing.clinical_files import archives_below, inside, root_of, stamp_of
 from scaling.importing.folder import modality_by_path
 from scaling.importing.reader import About, Frame, Item, LabelSetting, LabelValue, SplitName, Unreadable
 from scaling.importing.safety import OUTSIDE, checked_ratio
@@ -136,7 +136,7 @@ class Npz:
     def _files(self) -> list[tuple[str, Path]]:
         if self.root.is_file():
             return [(self.root.name, self.root)]
-        found = sorted((name, Path(each.path)) for name, each in files_below(self.root) if name.endswith(".npz"))
+        found = archives_below(self.root, (".npz",))
         if not found:
             raise SpecError([Problem(where="path", what=f"no file below '{self.options.path}' ends in .npz")])
         return found

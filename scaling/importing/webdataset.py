@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import Problem, SpecError
-from scaling.importing.clinical_files import files_below, inside, root_of, stamp_of
+from scaling.importing.clinical_files import archives_below, inside, root_of, stamp_of
 from scaling.importing.columns import Columns, split_in_path
 from scaling.importing.image_file import ENDINGS, frames_of
 from scaling.importing.reader import Frame, Item, LabelSetting, Unreadable
@@ -98,7 +98,7 @@ class Webdataset:
         if self.root.is_file():
             return [(self.root.name, self.root)]
         endings = (".tar", *PACKED)
-        found = sorted((n, Path(each.path)) for n, each in files_below(self.root) if n.lower().endswith(endings))
+        found = archives_below(self.root, endings)
         if not found:
             raise SpecError([Problem(where="path", what=f"no file below '{self.options.path}' ends in .tar")])
         return found

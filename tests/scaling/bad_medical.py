@@ -255,7 +255,12 @@ CASES: tuple[BadCase, ...] = (
         "the pattern of `group` finds nothing in the path",
         group=r"^patient(\d+)/",
     ),
-    BadCase(name="DICOM: a link out of the folder", options=DICOM, make=_outside, error="no DICOM file"),
+    BadCase(
+        name="DICOM: a link out of the folder",
+        options=DICOM,
+        make=_outside,
+        aside="a link out of the folder or to nothing",
+    ),
     BadCase(name="DICOM: an empty folder", options=DICOM, make=lambda _: None, error="no DICOM file"),
     _nifti("an empty file", lambda f: (f / "a.nii").touch(), "truncated file"),
     _nifti("a text under its name", lambda f: (f / "a.nii").write_text("hello " * 99), "damaged header"),

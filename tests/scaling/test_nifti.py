@@ -370,6 +370,18 @@ def test_a_map_of_labels_is_set_aside_by_its_header(tmp_path: Path) -> None:
     assert reason(tmp_path / "a.nii") == "no image: a map of labels"
 
 
+def test_links_that_are_not_followed_are_told(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    save(outside / "b.nii", body())
+    (inside / "b.nii").symlink_to(outside / "b.nii")
+    assert reason(inside) == "a link out of the folder or to nothing"
+    (inside / "b.nii").unlink()
+    (inside / "more").symlink_to(outside)
+    assert "is not followed" in reason(inside)
+
+
 def test_voxels_behind_a_link_out_of_the_folder_are_not_read(tmp_path: Path) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()

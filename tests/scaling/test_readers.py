@@ -454,3 +454,20 @@ def test_readers_are_told_apart_by_their_options() -> None:
 def test_an_empty_folder_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(SpecError, match="path: "):
         list(reader(name, tmp_path).items())
+
+
+@pytest.mark.parametrize(("name", "ending"), [("npz", ".npz"), ("webdataset", ".tar"), ("huggingface", ".parquet")])
+def test_a_shard_behind_a_link_that_is_not_followed_is_not_just_missing(name: str, ending: str, tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    (outside / f"a{ending}").touch()
+    (inside / f"a{ending}").symlink_to(outside / f"a{ending}")
+    (inside / "more").symlink_to(outside)
+    options = READERS[name].options.model_validate_json(json.dumps({"reader": name, "path": str(inside)}))
+    with pytest.raises(SpecError) as refused:
+        list(READERS[name].load()(options).items())
+    assert [str(problem).split(": a link")[0] for problem in refused.value.problems] == [
+        f"path: a{ending}",
+        "path: more",
+    ]
