@@ -1,4 +1,4 @@
-"""What the clinical readers list alike: files of a folder in order, their groups by pattern, labels beside them.
+"""What readers list alike: files of a folder, which links are followed, groups by pattern.
 
 Row of data/. Links are followed only to files inside the folder; folders behind links are not entered, so no loop is.
 """
@@ -16,6 +16,8 @@ from scaling.importing.reader import Unreadable
 
 SOUGHT = {"group": "patient or study", "task.label": "class"}
 """What an option's pattern finds."""
+
+LINKED = "a link to a folder, which is not followed; import that as a source of its own"
 
 
 def files_below(root: Path, *, all_links: bool = False) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -48,7 +50,7 @@ def link_fault(entry: os.DirEntry[str], root: Path) -> str | None:
         return None
     target = os.path.realpath(entry.path)
     if os.path.isdir(target):
-        return "a link to a folder, which is not followed; import that as a source of its own"
+        return LINKED
     return None if os.path.isfile(target) and inside(target, root) else "a link out of the folder or to nothing"
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from scaling.errors import Problem, SpecError
-from scaling.importing.clinical_files import files_below, needs, pattern_of, root_of, stamp_of
+from scaling.importing.clinical_files import LINKED, files_below, needs, pattern_of, root_of, stamp_of
 from scaling.importing.image_file import ENDINGS, frames_of
 from scaling.importing.reader import About, Frame, Item, LabelSetting, SplitName, Unreadable
 from scaling.importing.safety import read_file
@@ -22,7 +22,6 @@ SPLIT_OF: Mapping[str, SplitName] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Usual words for the splits, in small letters."""
-LINKED = "a link to a folder, which is not followed; import that as a source of its own"
 NO_GROUP = "the pattern of `group` finds nothing in the path"
 
 

@@ -118,6 +118,23 @@ def written(path: Path, value: Any) -> None:
 class Pretend:
     """Leaves run directories as workers and drivers would, without any work."""
 
+    def read_out(self, run: PlannedRun, fingerprint: str, error: float) -> None:
+        """One linear read-out of a task, with 1 - AUC = error."""
+        info = run.tasks[fingerprint]
+        result = ProbeResult(
+            task=info.name,
+            modality=info.modality,
+            probe="linear",
+            auc=1 - error,
+            auc_se=0.001,
+            accuracy=None,
+            accuracy_se=None,
+            chance_auc=0.5,
+            chance_accuracy=0.5,
+            n_test=64,
+        )
+        written(run.dir.path / "probes" / f"{fingerprint}.json", [dataclasses.asdict(result)])
+
     def trained(self, run: PlannedRun, *, status: Status = "done", seconds: float = 10.0) -> None:
         record = RunRecord(
             run=run.dir.run,
@@ -230,19 +247,7 @@ def answered(
             for fingerprint, info in run.tasks.items():
                 n_images, seed = run.point.n_images, run.point.seed
                 wrong = planted_error(run.cost.n_params, n_images, seed, info.name) if n_images else 0.4
-                result = ProbeResult(
-                    task=info.name,
-                    modality=info.modality,
-                    probe="linear",
-                    auc=1 - wrong,
-                    auc_se=0.001,
-                    accuracy=None,
-                    accuracy_se=None,
-                    chance_auc=0.5,
-                    chance_accuracy=0.5,
-                    n_test=64,
-                )
-                written(run.dir.path / "probes" / f"{fingerprint}.json", [dataclasses.asdict(result)])
+                pretend.read_out(run, fingerprint, wrong)
         plan.save()
         return plan
 

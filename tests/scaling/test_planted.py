@@ -5,8 +5,6 @@ Where runs are made up by a law, what comes out must be the law; where they are 
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from scaling.cli import main
 from scaling.config import load
 from scaling.data.phantom_quality import PLANTED
 from scaling.plan import Plan, make_plan, open_source
-from scaling.records import ProbeResult
 from scaling.report import observations, task_table
 
 SWEEP = """\
@@ -76,21 +73,7 @@ def lawful(plan: Plan, tasks: pd.DataFrame, pretend: Any) -> Law:
             pretend.trained(run)
             for fingerprint, info in run.tasks.items():
                 error = 0.3 * (run.cost.n_params / 5e4) ** -exponent_of[info.name] * np.exp(luck * rng.normal())
-                result = ProbeResult(
-                    task=info.name,
-                    modality=info.modality,
-                    probe="linear",
-                    auc=1 - error,
-                    auc_se=0.001,
-                    accuracy=None,
-                    accuracy_se=None,
-                    chance_auc=0.5,
-                    chance_accuracy=0.5,
-                    n_test=64,
-                )
-                path = run.dir.path / "probes" / f"{fingerprint}.json"
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(json.dumps([dataclasses.asdict(result)]))
+                pretend.read_out(run, fingerprint, error)
         return study(observations(plan), tasks)
 
     return make
