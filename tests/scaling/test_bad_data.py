@@ -41,8 +41,8 @@ Stores, by verify: a pixel changed; part cut short; part missing; part is a link
 Imports: source with a path as its name; two sources of one name; modality that is misspelt; unknown reader; unknown
   key; path that is not there; no path; no sources; store inside what is read; code for a source; wrong type; binary
   task of columns.
-Published sets, in test_medmnist.py and test_download.py: another MD5 under MedMNIST's name, missing files, transfers that
-  end early or bring other bytes.
+Published sets, in test_medmnist.py and test_download.py: another MD5 under MedMNIST's name, missing files, transfers
+  that end early or bring other bytes.
 """
 
 from __future__ import annotations
