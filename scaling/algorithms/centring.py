@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scaling import parallel
+from scaling.algorithms.cross_entropy import pieces
 
 CENTRE_MOMENTUM = 0.9
 """dinov2/loss/dino_clstoken_loss.py"""
@@ -41,12 +42,16 @@ class Centring(nn.Module):
 
     def forward(self, logits_RP: Tensor, temperature: float, n_all: int) -> Tensor:
         """(R, P); `n_all` is how many rows the step has in all its parts."""
+        wide = torch.promote_types(logits_RP.dtype, torch.float32)
         if self.how == "sinkhorn":
-            scaled = logits_RP / temperature
+            scaled = logits_RP.to(wide) / temperature
             return sinkhorn(scaled) if self.columns is None else (scaled + self.columns).softmax(dim=-1)
         self.moves = n_all > 0
-        self.seen += logits_RP.sum(dim=0) / max(1, n_all)
-        return ((logits_RP - self.mean) / temperature).softmax(dim=-1)
+        self.seen += logits_RP.sum(dim=0, dtype=wide) / max(1, n_all)
+        target_RP = torch.empty_like(logits_RP, dtype=wide)
+        for rows in pieces(logits_RP):
+            target_RP[rows] = ((logits_RP[rows].to(wide) - self.mean) * (1 / temperature)).softmax(dim=-1)
+        return target_RP
 
     def after_step(self) -> None:
         self.columns = None

@@ -172,8 +172,8 @@ def dinov2(shape: Shape, options: DinoV2Options) -> Cost:
         layers = [(shape.width, h), (h, h), (h, b)]
         n_params_of[name] = sum(i * j + j for i, j in layers) + prototypes * b
         heads += (3 * student + teacher) * 2.0 * (sum(i * j for i, j in layers) + b * prototypes)
-        # A student's row of logits is kept in the run's precision and, for log-softmax, in fp32; a teacher's in fp32.
-        kept += student * 5 * h + (3 * student + 2 * teacher) * prototypes
+        # A student's row of logits and its gradient are kept in the run's precision, a teacher's in fp32.
+        kept += student * 5 * h + (2 * student + 2 * teacher) * prototypes
     n_held = sum(n_params_of.values())
     if o.ibot_weight:
         n_params_of["mask_token"] = shape.width

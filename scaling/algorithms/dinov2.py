@@ -26,6 +26,7 @@ from scaling.algorithms.algorithm import Picture
 from scaling.algorithms.attention import attention_picture
 from scaling.algorithms.centring import Centring, sinkhorn_columns
 from scaling.algorithms.closed_forms import global_size, head_sizes, local_size, n_local
+from scaling.algorithms.cross_entropy import cross_entropy
 from scaling.data.views import blur, jitter, normalise, random_crop, solarise
 from scaling.models.shape import Shape
 from scaling.models.vit import Encoder
@@ -57,10 +58,10 @@ class Head(nn.Module):
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(self, tokens: Tensor, *, frozen: bool = False) -> Tensor:
-        """(..., P) cosines as fp32, from a product in the precision of the run; `frozen` holds the prototypes still."""
+        """(..., P) cosines, of a product in the precision of the run; `frozen` holds the prototypes still."""
         at = F.normalize(self.mlp(tokens).float(), dim=-1, eps=1e-6)
         prototypes = F.normalize(self.prototypes.detach() if frozen else self.prototypes, dim=-1)
-        return F.linear(at, prototypes).float()
+        return F.linear(at, prototypes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +252,7 @@ class DINOv2(nn.Module):
 
     def _columns(self, term: str, rows_of_parts: list[Tensor], temperature: float) -> Tensor:
         head = self.teacher[self.heads[term]]
-        return sinkhorn_columns(lambda: (head(rows) / temperature for rows in rows_of_parts))
+        return sinkhorn_columns(lambda: (head(rows).float() / temperature for rows in rows_of_parts))
 
     def picture(self, images_BCHW: Tensor) -> Picture | None:
         """None for iBOT's patches alone: they leave the class token untrained."""
@@ -272,22 +273,14 @@ class DINOv2(nn.Module):
             centring.after_step()
 
 
-def cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """(...,) cross entropy of each row in nats."""
-    return -(target * (logits / temperature).log_softmax(dim=-1)).sum(dim=-1)
-
-
 def dino_loss(logits_G: Tensor, logits_L: Tensor | None, target_G: Tensor, temperature: float) -> Tensor:
     """Mean over all pairs of a teacher's global crop and another crop of the same image: 2 + 2 x n_local pairs."""
-    swapped = target_G.roll(len(target_G) // 2, dims=0)
-    pairs = [
-        cross_entropy(half, target, temperature).mean()
-        for half, target in zip(logits_G.chunk(2), swapped.chunk(2), strict=True)
-    ]
-    if logits_L is not None:
-        for local in logits_L.split(len(target_G) // 2):
-            pairs += [cross_entropy(local, target, temperature).mean() for target in target_G.chunk(2)]
-    return torch.stack(pairs).mean()
+    b = len(target_G) // 2
+    loss, n = cross_entropy(logits_G, target_G.roll(b, dims=0), temperature).sum(), 2 * b
+    if logits_L is not None:  # both pairs of a local crop at once, as cross entropy is linear in its target
+        both = target_G.unflatten(0, (2, b)).mean(dim=0)
+        loss, n = loss + 2 * cross_entropy(logits_L, both, temperature).sum(), n + 2 * len(logits_L)
+    return loss / n
 
 
 def koleo(cls_BD: Tensor, start: int = 0, n: int | None = None) -> Tensor:

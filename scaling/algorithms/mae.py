@@ -90,10 +90,10 @@ class MAE(nn.Module):
         predicted_BMP = self.decoder(tokens_BKD, order_BN[:, :kept], order_BN[:, kept:])
         target_BMP = gather(patchify(images, self.shape.patch_size), order_BN[:, kept:])
         if self.options.norm_pixels:
-            centred_BMP = target_BMP - target_BMP.mean(dim=-1, keepdim=True)
-            length = torch.linalg.vector_norm(centred_BMP, dim=-1, keepdim=True)  # var_mean takes 20 times as long
-            target_BMP = centred_BMP / (length.square() / (target_BMP.shape[-1] - 1) + 1e-6).sqrt()
-        return (predicted_BMP.float() - target_BMP).square().mean(), {}
+            target_BMP.sub_(target_BMP.mean(dim=-1, keepdim=True))
+            length = torch.linalg.vector_norm(target_BMP, dim=-1, keepdim=True)  # var_mean takes 20 times as long
+            target_BMP.div_((length.square() / (target_BMP.shape[-1] - 1) + 1e-6).sqrt())
+        return F.mse_loss(predicted_BMP.float(), target_BMP), {}
 
     def after_step(self, progress: float) -> None:
         """Nothing follows a step."""

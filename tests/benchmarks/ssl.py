@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
+from scaling.algorithms import mae as masked
 from scaling.attempt import Attempt
 from scaling.calibrate import choose
 from scaling.catalog import MODELS
@@ -33,7 +33,7 @@ from scaling.parallel import Draws
 from scaling.process import keep_freed_memory
 from scaling.rundir import RunDir
 from scaling.train import Training, build, pretrain
-from tests.benchmarks.apart import seconds_apart
+from tests.benchmarks.apart import Make, seconds_apart
 from tests.benchmarks.rows import Benchmark, Row
 
 ON_GPU = torch.cuda.is_available()
@@ -41,6 +41,8 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 NO_LIGHTLY = "" if importlib.util.find_spec("lightly") else "not measured: lightly is not installed"
 BATCH = 256
 REPEATS = 5
+PROGRESS = 0.5
+"""Share of a run that is over: warmed up, and all of it moves."""
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "GH200": 989.4,
@@ -118,114 +120,100 @@ def training_of(spec: RunSpec, images: Stored | None = None) -> Training:
 # --- against lightly, on a CPU ----------------------------------------------------------------------------------
 
 
-class LightlyMae(nn.Module):
-    """The model of lightly's own example, at the sizes of ours."""
+def lightly_step(spec: RunSpec, *, best: bool) -> Callable[[], None]:
+    """A step of lightly's same model, put together as in its examples, on views that are ready.
 
-    def __init__(self, spec: RunSpec, *, decoder: tuple[int, int, int], fused: bool) -> None:
-        from lightly.models.modules import MaskedVisionTransformerTIMM
-        from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
-        from timm.layers import set_fused_attn
-        from timm.models.vision_transformer import VisionTransformer
+    Its best mode here: bf16 autocast, plain attention, fused AdamW; its default: fp32, timm's default attention, AdamW
+    as it comes.
+    """
+    from timm.layers import set_fused_attn
 
-        super().__init__()
-        set_fused_attn(fused)
-        vit = VisionTransformer(
-            img_size=spec.image_size,
-            patch_size=spec.patch_size,
-            num_classes=0,
-            embed_dim=spec.width,
-            depth=spec.depth,
-            num_heads=spec.heads,
-        )
-        width, depth, heads = decoder
-        self.patch_size = spec.patch_size
-        self.backbone = MaskedVisionTransformerTIMM(vit=vit)
-        self.embed = nn.Linear(spec.width, width)
-        self.decoder = MaskedVisionTransformerDecoderTIMM(
-            num_patches=vit.patch_embed.num_patches, embed_dim=width, depth=depth, num_heads=heads
-        )
-        self.predict = nn.Linear(width, 3 * spec.patch_size**2)
+    from scaling.cost import shape_of
+    from tests.benchmarks.lightly_models import LightlyDino, LightlyMae
 
-    def forward(self, images: Tensor) -> Tensor:
-        from lightly.models import utils
-
-        b, n = len(images), self.backbone.sequence_length
-        kept, masked = utils.random_token_mask(size=(b, n), mask_ratio=0.75, device=images.device)
-        encoded = self.embed(self.backbone.encode(images=images, idx_keep=kept))
-        tokens = utils.repeat_token(self.decoder.mask_token, (b, n))
-        decoded = self.decoder(utils.set_at_index(tokens, kept, encoded.type_as(tokens)))
-        predicted = self.predict(utils.get_at_index(decoded, masked))
-        target = utils.get_at_index(utils.patchify(images, self.patch_size), masked - 1)
-        return nn.functional.mse_loss(predicted, target)
-
-
-def lightly_step(spec: RunSpec, decoder: tuple[int, int, int], *, best: bool) -> Callable[[], None]:
-    """A training step on a batch that is already augmented. Its best mode here: bf16 autocast, plain attention, fused
-    AdamW; its default: fp32, timm's default attention, AdamW as it comes."""
-    model = LightlyMae(spec, decoder=decoder, fused=not best)
+    torch.set_num_threads(1)
+    set_fused_attn(not best)
+    model: LightlyMae | LightlyDino
+    if isinstance(spec.options, MaeOptions):
+        model = LightlyMae(shape_of(spec), spec.options, timm_init=True)
+        given = [normalise(torch.from_numpy(random_images(spec.batch_size, spec.image_size)))]
+    else:
+        assert isinstance(spec.options, DinoV2Options)
+        model = LightlyDino(shape_of(spec), spec.options, timm_init=True, seed=0, their_views=False)
+        given = model.views(random_images(spec.batch_size, spec.image_size), 0)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True if best else None)
-    batch = normalise(torch.from_numpy(random_images(spec.batch_size, spec.image_size)))
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=best):
-            loss = model(batch)
+            loss = model.loss(given, PROGRESS)
         optimizer.zero_grad()
         loss.backward()
+        model.before_update(PROGRESS)
         optimizer.step()
+        model.after_step(1, 100)
 
     return step
 
 
-def mae_step(image_size: int, patch_size: int, decoder: str) -> Iterator[Row]:
-    """A step of the real loop, augmentation included, against one of lightly's same model on images that are ready, and
-    against that step with its transform; at one thread, as a run has one processor unless it asks for more, and in
-    processes of their own, ours set up as a run's."""
-    from scaling.algorithms.closed_forms import decoder_size
-    from scaling.cost import shape_of
+def our_step(spec: RunSpec, *, ready: bool) -> Callable[[], object]:
+    """A step of the real loop in a process that is set up as a run's; `ready` leaves out the augmentation."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    training, indices = training_of(spec), torch.arange(spec.batch_size)
+    training.n_done = round(PROGRESS * spec.n_steps)
+    if ready and spec.algorithm == "mae":
+        masked.random_crop = lambda images, *how: images  # type: ignore[attr-defined]
+    elif ready:
+        module: Any = training.module
+        images = normalise(torch.from_numpy(random_images(spec.batch_size, spec.image_size)))
+        crops = module.crops(images, Draws(torch.Generator()))
+        module.crops = lambda images, draws: crops
+    return lambda: training.step(indices)
 
-    what = f"training step, mae vit_ti {image_size}/{patch_size}, decoder {decoder}, batch {BATCH}"
+
+def step_against_lightly(
+    algorithm: str, options: Recipe, image_size: int, patch_size: int, what: str, *, repeats: int
+) -> Iterator[Row]:
+    """A step on views that are ready, in both; MAE's also with the views of each. At one thread, as a run has one
+    processor unless it asks for more, and in processes of their own."""
+    what = f"training step, {algorithm} vit_ti {image_size}/{patch_size}, {what}, batch {BATCH}"
     if NO_LIGHTLY:
         yield Row(what=what, ours="", peer="", ratio=math.nan, note=NO_LIGHTLY)
         return
-    options = MaeOptions(decoder=decoder)  # type: ignore[arg-type]
-    spec = spec_of("mae", options, "vit_ti", image_size, patch_size, BATCH)
-    sizes = decoder_size(shape_of(spec), options)
-    took = seconds_apart(
-        {
-            "ours": partial(our_step, spec),
-            "best": partial(lightly_alone, spec, sizes, best=True),
-            "default": partial(lightly_alone, spec, sizes, best=False),
-            "augment": partial(lightly_views, BATCH, image_size),
-        },
-        repeats=REPEATS if decoder == "light" else 2,
-    )
-    peers = {
-        "best mode": (took["best"], "aim 1.3; "),
-        "best mode and its transform": (took["best"] + took["augment"], ""),
-        "default mode": (took["default"], "aim 2; "),
-    }
-    for peer, (seconds, aim) in peers.items():
+    spec = spec_of(algorithm, options, "vit_ti", image_size, patch_size, BATCH)
+    ours = partial(our_step, spec, ready=True)
+    best: dict[str, Make] = {"ours": ours, "theirs": partial(lightly_step, spec, best=True)}
+    if algorithm == "mae":
+        best["all of ours"] = partial(our_step, spec, ready=False)
+        best["augment"] = partial(lightly_views, BATCH, image_size)
+    took = seconds_apart(best, repeats=repeats)
+    rows = {"best mode": (took["ours"], took["theirs"], "aim 1.3; ")}
+    if algorithm == "mae":
+        rows["best mode, each with its views"] = (took["all of ours"], took["theirs"] + took["augment"], "")
+    default: dict[str, Make] = {"ours": ours, "theirs": partial(lightly_step, spec, best=False)}
+    took = seconds_apart(default, repeats=max(1, repeats // 2))
+    rows["default mode"] = (took["ours"], took["theirs"], "aim 2; ")
+    for peer, (mine, theirs, aim) in rows.items():
         yield Row(
             what=what,
-            ours=f"{BATCH / took['ours']:,.0f} img/core-s",
-            peer=f"lightly, {peer} {BATCH / seconds:,.0f}",
-            ratio=seconds / took["ours"],
+            ours=f"{BATCH / mine:,.0f} img/core-s",
+            peer=f"lightly, {peer} {BATCH / theirs:,.0f}",
+            ratio=theirs / mine,
             note=f"{aim}one thread, a process each",
         )
 
 
-def our_step(spec: RunSpec) -> Callable[[], object]:
-    """A step of the real loop in a process that is set up as a run's."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    training, indices = training_of(spec), torch.arange(spec.batch_size)
-    return lambda: training.step(indices)
+def mae_step(image_size: int, patch_size: int, decoder: str) -> Iterator[Row]:
+    options = MaeOptions(decoder=decoder)  # type: ignore[arg-type]
+    repeats = REPEATS if decoder == "light" else 2
+    return step_against_lightly("mae", options, image_size, patch_size, f"decoder {decoder}", repeats=repeats)
 
 
-def lightly_alone(spec: RunSpec, decoder: tuple[int, int, int], *, best: bool) -> Callable[[], object]:
-    torch.set_num_threads(1)
-    return lightly_step(spec, decoder, best=best)
+def dinov2_step(image_size: int, patch_size: int) -> Iterator[Row]:
+    options = DinoV2Options()
+    what = f"{options.prototypes:,} prototypes"
+    return step_against_lightly("dinov2", options, image_size, patch_size, what, repeats=2)
 
 
 def lightly_views(n: int, size: int) -> Callable[[], Any]:
@@ -457,6 +445,8 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     _of_cpu(lambda: mae_step(64, 8, "light"), "mae_step_64"),
     _of_cpu(lambda: mae_step(28, 4, "paper"), "mae_paper_28"),
     _of_cpu(lambda: mae_step(64, 8, "paper"), "mae_paper_64"),
+    _of_cpu(lambda: dinov2_step(28, 4), "dinov2_step_28"),
+    _of_cpu(lambda: dinov2_step(64, 8), "dinov2_step_64"),
     _of_cpu(lambda: views(64), "views"),
     run_against_step,
     _named(lambda: utilisation("mae", "vit_b", 512, 0.4), "gpu_mae_b"),
