@@ -64,8 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     _of_a_root(verb)
     _of_a_store(verb)
     add_verbs(verb)
-    catalog = verb("catalog", verbs.catalog, "what a YAML can name")
+    catalog = verb("catalog", verbs.catalog, "what a YAML can name, and what can be set of it", undone="shown")
     catalog.add_argument("table", nargs="?", choices=CATALOG)
+    catalog.add_argument("name", nargs="?", help="an algorithm, source, reader or probe, to see its options")
     return parser
 
 

@@ -31,7 +31,7 @@ class LabelTable(Options):
 
 
 class MedicalReaderOptions(ReaderOptions):
-    """What both take."""
+    """What the readers of DICOM and NIfTI take."""
 
     key_file: str | None = None
     """File whose bytes key the hashes that stand for patients in the manifest; an absolute path, or below the import's

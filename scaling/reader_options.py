@@ -43,6 +43,7 @@ class TaskColumns(Options):
     """Where a task's labels stand."""
 
     kind: TaskKind
+    """How many classes, and how many of them an image can be of; ordinal: classes with an order."""
     columns: list[str] = Field(min_length=1)
     """One, or one of 0/1 per label for multi-label."""
     classes: list[str] | None = None
@@ -86,7 +87,9 @@ class FolderTask(Options):
     """Makes folders of images a downstream task."""
 
     name: str = Field(default="class", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Of the task: small letters, digits, - and _."""
     kind: Literal["binary", "multi-class", "ordinal"] = "multi-class"
+    """Two classes, more, or classes with an order."""
     label: str | None = None
     """Regular expression with one group on the path that finds the class; null takes the first sub-folder on the way to
     the image, but for a split's. An image of which neither is there has no label."""
@@ -109,7 +112,9 @@ class NpzTask(Options):
     """Labels of a pack."""
 
     name: str
+    """Of the task."""
     kind: TaskKind
+    """How many classes, and how many of them an image can be of; ordinal: classes with an order."""
     classes: list[str] | None = None
     """Names in the order of the codes; null numbers them."""
 

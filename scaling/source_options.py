@@ -21,6 +21,8 @@ Contaminated = Literal["exclude", "keep"]
 
 
 class SourceOptions(Options):
+    """What every source takes; each adds its own."""
+
     image_size: int = Field(gt=0)
     """Pixels, height = width."""
     channels: Literal[1, 3] = 1

@@ -33,7 +33,11 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--modality", help="of all images: ct, mr, xray, ...")
     one.add_argument("--group", metavar="REGEX", help="patient, study or slide: what this finds in a path, or a column")
     one.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other option of the reader, as in a YAML"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other option of the reader, as in a YAML: `scaling catalog readers NAME` lists them",
     )
 
 

@@ -1,4 +1,4 @@
-"""Plans, standings, failures and catalogs as tables for a terminal. Imports rich."""
+"""Plans, standings and failures as tables for a terminal. Imports rich."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from rich.table import Table
 from scaling.accelerators import REACHED, REACHED_BETWEEN
 from scaling.bill import Bill, Line, flops_left
 from scaling.calibration import Calibration
-from scaling.catalog import ALGORITHMS, MODELS, PROBES, READERS, SOURCES
 from scaling.grid import Excluded
-from scaling.importing.conversion import RULES
 from scaling.live import duration, size
 from scaling.plan import Plan
 from scaling.planned import PlannedRun, Standing
 from scaling.preflight import node_table
-from scaling.recipes import RECIPES
 
 MANY = 200
 """Rows beyond which a table of runs is grouped, unless all are asked for."""
@@ -352,33 +349,3 @@ def _grouped_status(plan: Plan, standings: Mapping[str, Standing]) -> Table:
     for kind, found in groups.items():
         table.add_row(*kind, str(len(found)), counts(iter(found)))
     return table
-
-
-# --- scaling catalog ---------------------------------------------------------------------------------------------
-
-
-KINDS = (("algorithms", ALGORITHMS), ("sources", SOURCES), ("readers", READERS), ("probes", PROBES))
-
-
-def catalog_tables(wanted: str | None) -> Iterator[Table]:
-    if wanted in (None, "models"):
-        table = Table("model", "width", "depth", "heads", "source", title="models", title_justify="left")
-        for name, rung in MODELS.items():
-            table.add_row(name, str(rung.width), str(rung.depth), str(rung.heads), rung.origin)
-        yield table
-    for title, entries in KINDS:
-        if wanted in (None, title):
-            table = Table("name", "what it is", "options", title=title, title_justify="left")
-            for name, entry in entries.items():
-                table.add_row(name, entry.about, ", ".join(entry.options.model_fields))
-            yield table
-    if wanted in (None, "modalities"):
-        table = Table("modality", "0 and 255", "channels", "source", title="modalities", title_justify="left")
-        for name, rule in RULES.items():
-            table.add_row(name, str(rule.window), str(rule.channels), rule.origin)
-        yield table
-    if wanted in (None, "recipes"):
-        table = Table("recipe", "what it is", "source", title="recipes", title_justify="left")
-        for name, named in RECIPES.items():
-            table.add_row(name, named.about, named.source)
-        yield table

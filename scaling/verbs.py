@@ -342,9 +342,9 @@ def gc(options: argparse.Namespace) -> int:
 
 
 def catalog(options: argparse.Namespace) -> int:
-    from scaling.tables import catalog_tables
+    from scaling.catalog_tables import catalog_tables, options_of
 
     console = console_of()
-    for table in catalog_tables(options.table):
-        console.print(table)
+    for shown in options_of(options.table, options.name) if options.name else catalog_tables(options.table):
+        console.print(shown)
     return DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -63,3 +64,11 @@ def test_the_import_of_the_readme_makes_a_store_that_is_shown_proved_and_swept_o
     )
     assert main(["plan", "sweep.yaml"]) == 0
     assert "own: " in capsys.readouterr().out
+
+
+def test_every_question_to_the_catalog_in_the_readme_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = re.findall(r"`scaling (catalog [a-z ]+)`", README)
+    assert "catalog readers dicom" in asked
+    for question in asked:
+        assert main(question.split()) == 0
+        assert capsys.readouterr().out

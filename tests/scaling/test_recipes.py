@@ -17,6 +17,7 @@ from scaling.attempt import Attempt
 from scaling.budgeting import run_at
 from scaling.calibration import shape_key
 from scaling.catalog import ALGORITHMS, MODELS
+from scaling.catalog_tables import catalog_tables
 from scaling.choice import conclude, save, tuned_options
 from scaling.config import Sweep, load, parse
 from scaling.cost import cost_of, shape_of
@@ -31,7 +32,6 @@ from scaling.parallel import Draws
 from scaling.plan import load_plan, make_plan, open_source
 from scaling.recipes import RECIPES, Facts, names, resolve
 from scaling.rundir import RunDir
-from scaling.tables import catalog_tables
 from scaling.train import Trained, pretrain
 from scaling.trials import Tried, key_of, with_setting
 from scaling.tuning import Setting
