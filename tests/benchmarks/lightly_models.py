@@ -88,7 +88,7 @@ class LightlyMae(nn.Module):
         keep, mask = utils.random_token_mask(size=size, mask_ratio=self.options.mask_ratio)
         embedded = self.embed(self.backbone.encode(images, idx_keep=keep))
         tokens = utils.repeat_token(self.decoder.mask_token, size)
-        decoded = self.decoder(utils.set_at_index(tokens, keep, embedded))
+        decoded = self.decoder(utils.set_at_index(tokens, keep, embedded.type_as(tokens)))
         predicted = self.predict(utils.get_at_index(decoded, mask))
         target = utils.get_at_index(utils.patchify(images, self.shape.patch_size), mask - 1)
         if self.options.norm_pixels:
