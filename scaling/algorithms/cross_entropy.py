@@ -38,7 +38,10 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (differs_RP,) = ctx.saved_tensors
-        return differs_RP * (gradients[0] / ctx.temperature).to(differs_RP.dtype)[:, None], None, None
+        to_logits, per_R = torch.empty_like(differs_RP), gradients[0] / ctx.temperature
+        for rows in pieces(differs_RP):  # in fp32: rounded to bf16, a row's factor would bend all of it alike
+            to_logits[rows] = differs_RP[rows].to(per_R.dtype).mul_(per_R[rows, None])
+        return to_logits, None, None
 
 
 def _pieces(logits_RP: Tensor, target_SP: Tensor) -> Iterator[tuple[slice, slice]]:
