@@ -37,8 +37,11 @@ class LearningRate(Options):
     """Peak learning rate = base x (batch_size / ref_batch), or its square root, or base itself."""
 
     base: Positive
+    """Peak where the rule scales nothing: at `ref_batch`."""
     rule: Literal["linear", "sqrt", "constant"] = "linear"
+    """What the batch size does to the peak: in proportion to it, to its square root, or nothing."""
     ref_batch: int = Field(default=256, gt=0)
+    """Batch size at which the peak is `base`."""
 
     def resolve(self, batch_size: int) -> float:
         ratio = batch_size / self.ref_batch
@@ -57,6 +60,7 @@ class Recipe(Options):
     weight_decay_end: Annotated[float, Field(ge=0)] | None = None
     """At the end, reached by a cosine; null keeps the start value."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW's, of the running means of gradients and of their squares."""
     warmup: Fraction = 0.1
     """Share of the steps with rising learning rate."""
     final_lr: Fraction = 0.0
@@ -64,6 +68,7 @@ class Recipe(Options):
     clip_grad: Positive | None = None
     """Largest gradient norm; null does not clip."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that an image skips a branch of the last block, rising to it from none in the first."""
 
 
 class MaeOptions(Recipe):
@@ -71,6 +76,7 @@ class MaeOptions(Recipe):
 
     lr: LearningRate = LearningRate(base=1.5e-4)
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """Share of the patches that the encoder does not see."""
     decoder: Literal["paper", "light"] = "light"
     """paper: 512 wide, 8 blocks, 16 heads (94 % of the FLOPs of a ViT-Tiny); light: the encoder's width, 2 blocks."""
     first_weights: Literal["timm", "xavier"] = later("timm")
@@ -85,8 +91,11 @@ class IbotHead(Options):
     """A head of iBOT's own, and its prototypes; defaults of DINOv2's vitl14.yaml."""
 
     prototypes: int = Field(default=131072, ge=2)
+    """Outputs."""
     hidden: int = Field(default=2048, ge=1)
+    """Width of its two hidden layers."""
     bottleneck: int = Field(default=256, ge=1)
+    """Width of the unit sphere on which prototypes are compared."""
 
 
 Off = Annotated[float, Field(ge=0, le=0)]
@@ -104,7 +113,9 @@ class DinoV2Options(Recipe):
     prototypes: int = Field(default=65536, ge=2)
     """Outputs of the head."""
     head_hidden: int = Field(default=2048, ge=1)
+    """Width of the head's two hidden layers."""
     head_bottleneck: int = Field(default=256, ge=1)
+    """Width of the unit sphere on which prototypes are compared."""
     ibot_head: Annotated[Annotated[Literal["tied"], Text] | Annotated[IbotHead, Other], BY_TYPE] = later("tied")
     """tied: iBOT uses DINO's head, as in the reference default; else the sizes of a head of its own."""
     n_local: int = Field(default=8, ge=0)
@@ -114,7 +125,9 @@ class DinoV2Options(Recipe):
     local_size: int | None = Field(default=None, gt=0)
     """Pixels; null = half the image, rounded up to whole patches."""
     global_scale: tuple[Fraction, Fraction] = (0.32, 1.0)
+    """Area of a global crop as a share of the image."""
     local_scale: tuple[Fraction, Fraction] = (0.05, 0.32)
+    """Area of a local crop as a share of the image."""
     mask_probability: Fraction = 0.5
     """Share of the global crops whose patches are masked for iBOT."""
     mask_range: tuple[Fraction, Fraction] = (0.1, 0.5)
@@ -124,8 +137,11 @@ class DinoV2Options(Recipe):
     ibot_weight: Annotated[float, Field(ge=0)] = 1.0
     """Of the masked patches' cross entropy."""
     koleo_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Of the entropy that spreads class tokens apart."""
     centering: Literal["mean", "sinkhorn"] = "mean"
+    """How no prototype takes all: by a running mean of the teacher's logits, or by Sinkhorn's algorithm."""
     student_temp: Positive = 0.1
+    """Of the student's softmax."""
     teacher_temp: tuple[Positive, Positive] = (0.04, 0.07)
     """Start and end of its linear warm-up."""
     teacher_temp_warmup: Fraction = later(0.3)
@@ -202,10 +218,13 @@ class SimClrOptions(Recipe):
     temperature: Positive = 0.1
     """0.5 in its CIFAR-10 run."""
     projector_layers: int = Field(default=2, ge=1)
+    """Linear layers."""
     projector_hidden: int = Field(default=2048, ge=1)
     """There the width of a ResNet-50's features; the same for every encoder, as MoCo v3's."""
     projector_width: int = Field(default=128, ge=1)
+    """Of the embeddings compared."""
     crop_scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    """Area of the random crop as a share of the image."""
     colour_strength: Annotated[float, Field(ge=0, le=1.25)] = 1.0
     """Brightness, contrast and saturation +-0.8, hue +-0.2 turns at 1; 0.5 in its CIFAR-10 run."""
 
@@ -219,6 +238,7 @@ class MocoV3Options(Recipe):
     warmup: Fraction = 0.133
     """40 of 300 epochs."""
     temperature: Positive = 0.2
+    """Of the contrast between keys."""
     head_hidden: int = Field(default=4096, ge=1)
     """Of the projector, three layers, and of the predictor, two."""
     head_width: int = Field(default=256, ge=1)
@@ -228,6 +248,7 @@ class MocoV3Options(Recipe):
     freeze_patches: bool = True
     """The patch projection stays at its random start, for stability (section 4.3)."""
     crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)
+    """Area of the random crop as a share of the image."""
 
 
 class IJepaOptions(Recipe):
@@ -273,8 +294,11 @@ class LeJepaOptions(Recipe):
     n_knots: int = Field(default=17, ge=2)
     """Frequencies at which characteristic functions are compared, from 0 to `t_max`."""
     t_max: Positive = 3.0
+    """Largest of these frequencies."""
     projector_hidden: int = Field(default=2048, ge=1)
+    """Width of the projector's two hidden layers."""
     projector_width: int = Field(default=128, ge=1)
+    """Of the embeddings compared."""
     n_local: int = Field(default=6, ge=0)
     """Small crops per image, beside the two global ones."""
     global_size: int | None = Field(default=None, gt=0)
@@ -282,7 +306,9 @@ class LeJepaOptions(Recipe):
     local_size: int | None = Field(default=None, gt=0)
     """Pixels; null = half the image, rounded up to whole patches."""
     global_scale: tuple[Fraction, Fraction] = (0.3, 1.0)
+    """Area of a global crop as a share of the image."""
     local_scale: tuple[Fraction, Fraction] = (0.05, 0.3)
+    """Area of a local crop as a share of the image."""
 
 
 TaskKind = Literal["binary", "multi-class", "multi-label", "ordinal"]
@@ -292,7 +318,9 @@ class LabelHead(Options):
     """What a supervised encoder tells of images of one task."""
 
     task: str
+    """Its name."""
     kind: TaskKind
+    """How many classes, and how many of them an image can be of."""
     n_classes: int
     """Classes, or labels for multi-label."""
 

@@ -16,6 +16,7 @@ class LinearOptions(Options):
     c_min: Positive = 1e-4
     """Strongest regularisation tried: the smallest inverse L2 strength C."""
     c_max: Positive = 1e2
+    """Weakest tried."""
     n_c: int = Field(default=7, ge=1)
     """Values of C tried, evenly spaced in its logarithm; the validation AUC chooses."""
 
@@ -32,6 +33,7 @@ class RidgeOptions(Options):
     l2_min: Positive = 1e-4
     """Weakest penalty tried, per training image: |w|^2 beside the mean squared error."""
     l2_max: Positive = 1e2
+    """Strongest tried."""
     n_l2: int = Field(default=13, ge=1)
     """Penalties tried, evenly spaced in their logarithm; the validation AUC chooses."""
 
@@ -46,7 +48,9 @@ class KnnOptions(Options):
     """Weighted nearest neighbours by cosine similarity (DINO's protocol)."""
 
     k: int = Field(default=20, ge=1)
+    """Neighbours that vote."""
     temperature: Positive = 0.07
+    """A neighbour's vote is exp(similarity / temperature)."""
 
 
 class BiovfmOptions(Options):
@@ -55,5 +59,8 @@ class BiovfmOptions(Options):
     lr: Positive = 1e-2
     """At the first epoch; it falls to 0 by a cosine, epoch by epoch."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's."""
     batch_size: int = Field(default=128, ge=2)
+    """Images of a step."""
     epochs: int = Field(default=100, ge=1)
+    """Passes over the training images."""

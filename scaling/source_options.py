@@ -26,6 +26,7 @@ class SourceOptions(Options):
     image_size: int = Field(gt=0)
     """Pixels, height = width."""
     channels: Literal[1, 3] = 1
+    """3 makes grey images colour ones of equal channels, 1 makes colour grey."""
     tasks_from: TaskSource | None = later(None)
     """Another source, of which only the tasks are taken, in place of this one's; its images are as large as these."""
     expected: dict[str, Annotated[int, Field(gt=0)]] | None = later(None)
@@ -89,10 +90,13 @@ class PhantomsOptions(SourceOptions):
     pool_size: int = Field(default=100_000, gt=0)
     """Images on offer for pretraining; only those chosen are drawn."""
     seed: int = Field(default=0, ge=0)
+    """Of everything drawn."""
     n_train: int = Field(default=512, ge=8)
     """Training images of each task."""
     n_val: int = Field(default=256, ge=8)
+    """Validation images of each task."""
     n_test: int = Field(default=1024, ge=8)
+    """Test images of each task."""
     modalities: Annotated[
         Annotated[str, AfterValidator(_all), Text] | Annotated[list[str], AfterValidator(_drawn), Other],
         BY_TYPE,
@@ -115,6 +119,7 @@ class NpzTask(Options):
     """Makes a labelled pack a downstream task."""
 
     kind: TaskKind
+    """How many classes, and how many of them an image can be of."""
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Null takes the file's name without its ending."""
     modality: str | None = None
@@ -150,6 +155,7 @@ class NpzOptions(SourceOptions):
     files: dict[str, NpzPack] = Field(min_length=1)
     """File name -> what it holds."""
     contaminated: Contaminated = "exclude"
+    """Whether to pretrain on images that are (nearly) one of a task's validation or test split."""
 
 
 class StoreOptions(SourceOptions):
@@ -167,6 +173,7 @@ class StoreOptions(SourceOptions):
     tasks: Annotated[Annotated[Literal["all"], Text] | Annotated[list[str], Other], BY_TYPE] = "all"
     """Tasks of any source of the store; all: those that have all three splits."""
     contaminated: Contaminated = "exclude"
+    """Whether to pretrain on images that are (nearly) one of a task's validation or test split."""
 
 
 def _set(name: str) -> str:
@@ -195,6 +202,7 @@ class MedmnistOptions(SourceOptions):
     stride: int = Field(default=4, ge=1, le=28)
     """Of volumes, every so many slices; those on which nothing is to be seen are left out."""
     contaminated: Contaminated = "exclude"
+    """Whether to pretrain on images that are (nearly) one of a task's validation or test split."""
     cache: str | None = None
     """Folder for the arrays taken out of the files, as large as these; null = `unpacked` beside them."""
 
