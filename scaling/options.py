@@ -53,7 +53,7 @@ class Recipe(Options):
     """AdamW with linear warm-up and cosine decay. Schedules are fractions of the run, so all data sizes share them."""
 
     recipe: str | None = later(None)
-    """A name of `recipes.py`: its values for the run stand for the defaults of what is not given beside it."""
+    """Of `scaling catalog recipes`: its values for the run stand for the defaults of what is not given beside it."""
     lr: LearningRate
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """At the start; not applied to biases, norms and tokens."""

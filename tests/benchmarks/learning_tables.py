@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 BASELINES = ("random", "pixels")
-Implementation = Literal["ours", "lightly", "lightly-timm"]
-"""The last is lightly's with the first weights of timm, which our encoder has, instead of its own."""
+Implementation = Literal["ours", "lightly", "ours-xavier", "lightly-timm"]
+"""The last two are our MAE from first weights as lightly's, the reference's, and lightly's from timm's, as ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,8 @@ def tables(table: Table) -> Iterator[str]:
     trained = [which for which in table if which[0] not in BASELINES]
     for first in trained:
         seconds: list[Which] = [("random", "ours"), ("random", "lightly"), ("pixels", "ours")]
-        seconds += [(first[0], how) for how in get_args(Implementation) if first[1] == "ours" != how]
+        theirs = [how for how in get_args(Implementation) if how.startswith("lightly")]
+        seconds += [(first[0], how) for how in theirs if first[1].startswith("ours")]
         for second in seconds:
             of_second = table.get(second, {})
             if second[0] == "pixels":  # the same for every seed
@@ -110,7 +111,8 @@ def draw(path: Path, table: Table) -> None:
     figure = Figure(figsize=(4.5 * len(algorithms), 3.5), layout="constrained")
     panels = figure.subplots(1, len(algorithms), sharey=True, squeeze=False)[0]
     for panel, algorithm in zip(panels, algorithms, strict=True):
-        for how, colour in (("ours", "tab:blue"), ("lightly", "tab:orange"), ("lightly-timm", "tab:green")):
+        colours = ("tab:blue", "tab:orange", "tab:cyan", "tab:green")
+        for how, colour in zip(get_args(Implementation), colours, strict=True):
             of_seeds = list(table.get((algorithm, how), {}).values())
             if of_seeds:
                 at_start = table.get(("random", how), {})
