@@ -14,7 +14,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -211,7 +211,8 @@ def result_of(
         return Result(algorithm=algorithm, implementation=how, seed=seed, images_seen=[0], auc=aucs, losses=[])
     if how.startswith("ours"):
         if how == "ours-xavier":
-            spec = replace(spec, options=spec.options.model_copy(update={"first_weights": "xavier"}))
+            xavier = spec.options.model_copy(update={"first_weights": "xavier"})
+            spec = spec.model_copy(update={"options": xavier})
         trained = train_ours(spec, images, study.points)
     else:
         trained = train_lightly(
